@@ -1,0 +1,1 @@
+"""Cells as graphs: pure Python, no torch except in ``interpret``."""

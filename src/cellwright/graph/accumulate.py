@@ -1,0 +1,175 @@
+"""Find what one accumulator can hold: projections that only ever meet in one sum.
+
+LSTM's x.i and h.i share an accumulator. GRU's x.n and h.n do not, for r stands between them.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cellwright.graph.expr import Expr, leaf, node, topological, use_counts
+from cellwright.graph.trace import INPUT, Cell
+
+__all__ = ["Accumulator", "Step", "Term", "accumulate"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One projection: gate ``gate`` of the weights ``bundle`` times ``source``, plus its bias."""
+
+    bundle: str
+    gate: str
+    source: Expr
+
+    @property
+    def is_expression(self) -> bool:
+        """Whether the source is computed within the step, not known before it."""
+        return self.source.op not in ("input", "state")
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """A sum of projections, available from ``stage`` on (0: before any equation has run)."""
+
+    terms: tuple[Term, ...]
+    stage: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A cell's step over accumulators: new states as expressions of ``accumulator`` leaves."""
+
+    cell: Cell
+    accumulators: tuple[Accumulator, ...]
+    updates: tuple[Expr, ...]
+
+    @property
+    def stages(self) -> int:
+        """How many rounds of matrix products and equations one step has."""
+        return 1 + max((a.stage for a in self.accumulators), default=0)
+
+    @property
+    def input_width(self) -> int:
+        """How many accumulators have a term in the input: they stand first, in gate order."""
+        return sum(any(t.bundle == INPUT for t in a.terms) for a in self.accumulators)
+
+    def slots(self, bundle: str) -> tuple[int, ...]:
+        """Return the accumulator of each gate of ``bundle``, in the order of the weights' rows."""
+        found = {t.gate: k for k, a in enumerate(self.accumulators) for t in a.terms if t.bundle == bundle}
+        return tuple(found[gate] for gate in self.cell.bundles[bundle])
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        """The expressions that are themselves projected, in the order of their accumulators."""
+        sources = (t.source for a in self.accumulators for t in a.terms if t.is_expression)
+        return tuple(dict.fromkeys(sources))
+
+
+@lru_cache(maxsize=256)
+def accumulate(cell: Cell) -> Step:
+    """Rewrite a cell's updates over accumulators."""
+    sources = [p.args[0] for p in topological(cell.updates) if p.op == "project"]
+    groups = _groups([*cell.updates, *sources], use_counts(cell.updates))
+    order = sorted(groups, key=lambda root: _rank(cell, groups[root]))
+    rewriter = _Rewriter({root: (k, groups[root]) for k, root in enumerate(order)})
+    updates = tuple(rewriter(update) for update in cell.updates)
+    terms = [[_term(p, rewriter) for p in groups[root]] for root in order]
+    stages = _stages(terms)
+    accumulators = (Accumulator(tuple(t), stages[k]) for k, t in enumerate(terms))
+    return Step(cell, tuple(accumulators), updates)
+
+
+def _groups(roots: list[Expr], counts: dict[Expr, int]) -> dict[Expr, list[Expr]]:
+    """Return, for each sum and each lone projection, the projections that one accumulator holds."""
+    groups: dict[Expr, list[Expr]] = {}
+    inner: set[Expr] = set()
+    for e in reversed(list(topological(roots))):  # users first, so that the longest sum wins
+        if e.op == "add" and e not in inner:
+            operands, joined = _operands(e, counts)
+            inner |= joined
+            held: dict[object, Expr] = {}
+            for p in operands:
+                if p.op == "project" and counts[p] == 1:
+                    held.setdefault(p.value[0], p)  # type: ignore[index]  # one term a bundle
+            if held:
+                groups[e] = list(held.values())
+    taken = {p for group in groups.values() for p in group}
+    lone = (e for e in topological(roots) if e.op == "project" and e not in taken)
+    return groups | {e: [e] for e in lone}
+
+
+def _operands(e: Expr, counts: dict[Expr, int]) -> tuple[list[Expr], set[Expr]]:
+    """Flatten a sum; return its operands and the inner sums that only it uses."""
+    operands: list[Expr] = []
+    inner: set[Expr] = set()
+    pending = list(e.args)
+    while pending:
+        current = pending.pop(0)
+        if current.op == "add" and counts[current] == 1:
+            inner.add(current)
+            pending = [*current.args, *pending]
+        else:
+            operands.append(current)
+    return operands, inner
+
+
+def _rank(cell: Cell, group: list[Expr]) -> tuple[int, int]:
+    """Order accumulators with the input's gates first, so that one product fills them all."""
+    gates = {p.value[0]: cell.gates.index(p.value[1]) for p in group}  # type: ignore[index]
+    return (0, gates[INPUT]) if INPUT in gates else (1, min(gates.values()))
+
+
+class _Rewriter:
+    """Replaces each group of projections by the leaf of its accumulator."""
+
+    def __init__(self, index: dict[Expr, tuple[int, list[Expr]]]) -> None:
+        self.index = index
+        self.done: dict[Expr, Expr] = {}
+
+    def __call__(self, e: Expr) -> Expr:
+        if e not in self.done:
+            self.done[e] = self._rewrite(e)
+        return self.done[e]
+
+    def _rewrite(self, e: Expr) -> Expr:
+        if e not in self.index:
+            return node(e.op, tuple(map(self, e.args)), e.value) if e.args else e
+        number, group = self.index[e]
+        held = leaf("accumulator", number)
+        return held if e.op == "project" else self._sum(e, held, set(group))
+
+    def _sum(self, e: Expr, held: Expr, group: set[Expr]) -> Expr:
+        rest: list[Expr] = []
+        pending = list(e.args)
+        while pending:
+            current = pending.pop(0)
+            if current in group:
+                continue
+            if current.op == "add" and group & set(topological([current])):
+                pending = [*current.args, *pending]
+            else:
+                rest.append(self(current))
+        for term in rest:
+            held = held + term
+        return held
+
+
+def _term(p: Expr, rewriter: _Rewriter) -> Term:
+    bundle, gate = p.value  # type: ignore[misc]
+    source = p.args[0]
+    return Term(bundle, gate, source if source.op in ("input", "state") else rewriter(source))
+
+
+def _stages(terms: list[list[Term]]) -> dict[int, int]:
+    """Return the stage of each accumulator: one past the accumulators that its sources read."""
+    stages: dict[int, int] = {}
+
+    def stage(k: int) -> int:
+        if k not in stages:
+            sources = [t.source for t in terms[k] if t.is_expression]
+            needs = [e.value for e in topological(sources) if e.op == "accumulator"]
+            stages[k] = max((1 + stage(n) for n in needs if isinstance(n, int)), default=0)
+            if sources:
+                stages[k] = max(1, stages[k])  # even an expression of states alone is stored first
+        return stages[k]
+
+    return {k: stage(k) for k in range(len(terms))}

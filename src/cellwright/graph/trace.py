@@ -1,0 +1,357 @@
+"""From a Python function to a :class:`Cell`: runs it once on symbols, finds gates and states."""
+
+import inspect
+import keyword
+import linecache
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NoReturn, overload
+
+from cellwright.errors import CellError
+from cellwright.graph.expr import Expr, const, leaf, node, topological
+from cellwright.graph.simplify import simplify
+
+__all__ = ["Cell", "Symbol", "cell", "exp", "log", "maximum", "minimum", "relu", "sigmoid", "silu"]
+__all__ += ["softplus", "sqrt", "tanh"]
+
+INPUT = "x"
+"""The bundle name of the projections of the input, whatever the function calls its argument."""
+
+
+class Symbol:
+    """What a cell's function computes with: a vector of H numbers that is not there yet.
+
+    ``symbol.name`` is the projection of the vector to the gate ``name``.
+    """
+
+    __slots__ = ("_expr", "_tracer")
+
+    def __init__(self, expr: Expr, tracer: "_Tracer") -> None:
+        self._expr = expr
+        self._tracer = tracer
+
+    def __getattr__(self, gate: str) -> "Symbol":
+        if gate.startswith("_"):
+            raise AttributeError(gate)
+        return Symbol(self._tracer.project(self._expr, gate), self._tracer)
+
+    def __add__(self, other: object) -> "Symbol":
+        return _apply("add", self, other)
+
+    def __radd__(self, other: object) -> "Symbol":
+        return _apply("add", other, self)
+
+    def __sub__(self, other: object) -> "Symbol":
+        return _apply("sub", self, other)
+
+    def __rsub__(self, other: object) -> "Symbol":
+        return _apply("sub", other, self)
+
+    def __mul__(self, other: object) -> "Symbol":
+        return _apply("mul", self, other)
+
+    def __rmul__(self, other: object) -> "Symbol":
+        return _apply("mul", other, self)
+
+    def __truediv__(self, other: object) -> "Symbol":
+        return _apply("div", self, other)
+
+    def __rtruediv__(self, other: object) -> "Symbol":
+        return _apply("div", other, self)
+
+    def __neg__(self) -> "Symbol":
+        return _apply("neg", self)
+
+    def __abs__(self) -> "Symbol":
+        return _apply("abs", self)
+
+    def __pow__(self, exponent: int) -> "Symbol":
+        if not isinstance(exponent, int) or not 1 <= exponent <= 8:
+            _fail(f"a power takes a whole exponent from 1 to 8, not {exponent!r}")
+        result = self
+        for _ in range(exponent - 1):
+            result = result * self
+        return result
+
+    def __bool__(self) -> NoReturn:
+        _fail(
+            "the value of a symbol is not known while the equations are read, so it cannot "
+            "steer `if`, `while`, `and`, `or` or `not`; use maximum, minimum, relu or a gate"
+        )
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = lambda self, _other: self.__bool__()  # type: ignore[assignment]
+    __hash__ = object.__hash__
+
+    def __iter__(self) -> NoReturn:
+        _fail("a symbol cannot be iterated over or unpacked: it stands for the whole vector")
+
+    def __float__(self) -> NoReturn:
+        _fail("a symbol has no number yet; use cellwright's sigmoid, tanh, exp, … in place of math")
+
+
+def _fail(message: str) -> NoReturn:
+    """Raise a CellError that quotes the line of the cell at which tracing stands."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    path, line = frame.f_code.co_filename, frame.f_lineno
+    quoted = linecache.getline(path, line).strip()
+    raise CellError(f"{message}\n  {path}:{line}: {quoted}")
+
+
+def _apply(op: str, *operands: object) -> Symbol:
+    tracer = next(o._tracer for o in operands if isinstance(o, Symbol))
+    args: list[Expr] = []
+    for operand in operands:
+        if isinstance(operand, Symbol):
+            args.append(operand._expr)
+        elif isinstance(operand, int | float) and not isinstance(operand, bool):
+            args.append(const(operand))
+        else:
+            _fail(f"{op} takes symbols and numbers, not {type(operand).__name__}")
+    return Symbol(node(op, tuple(args)), tracer)
+
+
+def _function(op: str, *operands: object) -> Symbol:
+    if not any(isinstance(o, Symbol) for o in operands):
+        got = ", ".join(type(o).__name__ for o in operands)
+        _fail(f"{op} is a function of a cell's symbols, and was called with {got}")
+    return _apply(op, *operands)
+
+
+def sigmoid(a: Symbol) -> Symbol:
+    """σ(a) = 1 / (1 + exp(-a)), elementwise."""
+    return _function("sigmoid", a)
+
+
+def tanh(a: Symbol) -> Symbol:
+    """Hyperbolic tangent, elementwise."""
+    return _function("tanh", a)
+
+
+def relu(a: Symbol) -> Symbol:
+    """max(a, 0), elementwise."""
+    return _function("relu", a)
+
+
+def exp(a: Symbol) -> Symbol:
+    """Exponential, elementwise."""
+    return _function("exp", a)
+
+
+def log(a: Symbol) -> Symbol:
+    """Natural logarithm, elementwise."""
+    return _function("log", a)
+
+
+def sqrt(a: Symbol) -> Symbol:
+    """Square root, elementwise."""
+    return _function("sqrt", a)
+
+
+def maximum(a: Symbol | float, b: Symbol | float) -> Symbol:
+    """The larger of two, elementwise; its gradient is shared half and half where they are equal."""
+    return _function("maximum", a, b)
+
+
+def minimum(a: Symbol | float, b: Symbol | float) -> Symbol:
+    """The smaller of two, elementwise; its gradient is shared half and half where they are equal."""
+    return _function("minimum", a, b)
+
+
+def softplus(a: Symbol) -> Symbol:
+    """log(1 + exp(a)), elementwise, without overflow."""
+    return relu(a) + log(1.0 + exp(-abs(a)))
+
+
+def silu(a: Symbol) -> Symbol:
+    """a · σ(a), elementwise."""
+    return a * sigmoid(a)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recurrent cell read from its equations.
+
+    Attributes:
+        name: the function's name.
+        doc: the function's docstring.
+        states: names of the states; the first is the layer's output.
+        updates: the new value of each state.
+        gates: gate names in the order of their first appearance: the order of the weights' rows.
+        bundles: which gates are projected from what: ``x`` is the input, else a state's name.
+        vectors: learned per-unit vectors and their initial values.
+    """
+
+    name: str
+    doc: str
+    states: tuple[str, ...]
+    updates: tuple[Expr, ...]
+    gates: tuple[str, ...]
+    bundles: Mapping[str, tuple[str, ...]]
+    vectors: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<cell {self.name}: states {', '.join(self.states)}; gates {', '.join(self.gates)}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        bundles, vectors = dict(self.bundles), dict(self.vectors)
+        parts = (self.name, self.doc, self.states, self.updates, self.gates, bundles, vectors)
+        return _restore, parts
+
+    def __deepcopy__(self, memo: object) -> "Cell":
+        return self
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.states, self.updates))
+
+    @property
+    def reads_input(self) -> bool:
+        """Whether the bare input is used elementwise, so that H_in must equal H_out."""
+        return any(e.op == "input" for e in _elementwise(self.updates))
+
+
+def _restore(
+    name: str,
+    doc: str,
+    states: tuple[str, ...],
+    updates: tuple[Expr, ...],
+    gates: tuple[str, ...],
+    bundles: dict[str, tuple[str, ...]],
+    vectors: dict[str, float],
+) -> Cell:
+    return Cell(
+        name, doc, states, updates, gates, MappingProxyType(bundles), MappingProxyType(vectors)
+    )
+
+
+def _elementwise(roots: tuple[Expr, ...]) -> set[Expr]:
+    """Return the nodes whose value is used elementwise: all but a projection's plain source."""
+    found: set[Expr] = set()
+    stack = list(roots)
+    while stack:
+        e = stack.pop()
+        if e in found:
+            continue
+        found.add(e)
+        skip = e.op == "project" and e.args[0].op in ("input", "state")
+        stack.extend(() if skip else e.args)
+    return found
+
+
+class _Tracer:
+    """Collects the projections that a cell's function asks for."""
+
+    def __init__(self, states: tuple[str, ...]) -> None:
+        self.states = states
+        self.gates: list[str] = []
+        self.sources: dict[tuple[str, str], Expr] = {}
+
+    def project(self, source: Expr, gate: str) -> Expr:
+        bundle = self._bundle(source)
+        known = self.sources.setdefault((bundle, gate), source)
+        if known is not source:
+            _fail(
+                f"gate {gate!r} is projected from {bundle!r} twice, from different expressions, "
+                "which would share one weight matrix; give the second one another gate name"
+            )
+        if gate not in self.gates:
+            self.gates.append(gate)
+        return node("project", (source,), (bundle, gate))
+
+    def _bundle(self, source: Expr) -> str:
+        """Name the weights of a projection after the state that its source reads elementwise."""
+        direct: set[str] = set()
+        stack = [source]
+        while stack:
+            e = stack.pop()
+            if e.op == "state":
+                direct.add(str(e.value))
+            elif e.op == "input":
+                direct.add(INPUT)
+            elif e.op != "project":
+                stack.extend(e.args)
+        named = [state for state in self.states if state in direct]
+        return named[0] if named else INPUT if INPUT in direct else self.states[0]
+
+
+@overload
+def cell(function: Callable[..., object], /) -> Cell: ...
+@overload
+def cell(*, name: str) -> Callable[[Callable[..., object]], Cell]: ...
+def cell(
+    function: Callable[..., object] | None = None, /, *, name: str | None = None
+) -> Cell | Callable[[Callable[..., object]], Cell]:
+    """Read a recurrent cell from a function that states its equations.
+
+    The first argument is the input, the others are the states, of which the first is the output.
+    An attribute of one of them is a projection: ``x.i`` is W_xi x_t + b_xi. Keyword-only arguments
+    are learned per-unit vectors, their default the initial value. The function returns the new
+    states in the order of its arguments.
+
+    Raises:
+        CellError: the function's form or an equation cannot be understood; quotes the line.
+    """
+    if function is None:
+        return lambda f: _trace(f, name or f.__name__)
+    return _trace(function, name or function.__name__)
+
+
+def _trace(function: Callable[..., object], name: str) -> Cell:
+    inputs, vectors = _signature(function)
+    states = inputs[1:]
+    tracer = _Tracer(states)
+    symbols = [Symbol(leaf("input"), tracer)]
+    symbols += [Symbol(leaf("state", s), tracer) for s in states]
+    keywords = {v: Symbol(leaf("vector", v), tracer) for v in vectors}
+    updates = simplify(_updates(function, function(*symbols, **keywords), states))
+    alive = {e.value for e in topological(updates) if e.op == "project"}
+    gates = tuple(g for g in tracer.gates if any(g == gate for _, gate in alive))  # type: ignore[misc]
+    bundles = {
+        bundle: tuple(g for g in gates if (bundle, g) in alive) for bundle in (INPUT, *states)
+    }
+    used = {e.value for e in topological(updates) if e.op == "vector"}
+    for vector in vectors:
+        if vector not in used:
+            raise CellError(f"cell {name}: the vector {vector!r} is in the signature, not in use")
+    filled = {bundle: found for bundle, found in bundles.items() if found}
+    doc = inspect.getdoc(function) or ""
+    return _restore(name, doc, states, tuple(updates), gates, filled, vectors)
+
+
+def _signature(function: Callable[..., object]) -> tuple[tuple[str, ...], dict[str, float]]:
+    parameters = inspect.signature(function).parameters.values()
+    inputs = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    vectors: dict[str, float] = {}
+    for p in parameters:
+        if p.kind is p.KEYWORD_ONLY:
+            if not isinstance(p.default, int | float):
+                raise CellError(
+                    f"the per-unit vector {p.name!r} of {function.__name__} needs a number as its "
+                    f"default, the initial value, as in `{p.name}=0.0`"
+                )
+            vectors[p.name] = float(p.default)
+        elif p.kind is not p.POSITIONAL_OR_KEYWORD:
+            raise CellError(f"{function.__name__}: a cell takes no *args, **kwargs or `/`: {p}")
+    if len(inputs) < 2:
+        raise CellError(
+            f"{function.__name__}({', '.join(inputs)}): a cell takes the input and at least one "
+            "state, as in `def cell(x, h)`"
+        )
+    for state in inputs[1:]:
+        if state in (INPUT, "i") or state in vectors or keyword.iskeyword(state):
+            raise CellError(f"{function.__name__}: a state cannot be called {state!r}")
+    return inputs, vectors
+
+
+def _updates(function: Callable[..., object], result: object, states: tuple[str, ...]) -> list[Expr]:
+    values = result if isinstance(result, tuple) else (result,)
+    if len(values) != len(states) or not all(isinstance(v, Symbol) for v in values):
+        got = ", ".join(type(v).__name__ for v in values)
+        raise CellError(
+            f"{function.__name__} must return its new states ({', '.join(states)}) in this order, "
+            f"and returned ({got}); end it with `return {', '.join(states)}`"
+        )
+    return [v._expr for v in values if isinstance(v, Symbol)]
