@@ -1,0 +1,1 @@
+"""Cellwright's speed and memory beside ``torch.nn``: ``python -m benchmarks --help``."""

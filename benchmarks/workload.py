@@ -1,0 +1,122 @@
+"""One rival's side of a row: the module, its data, and the calls that are timed or compared."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from benchmarks.grid import Row
+
+SEED = 20150
+
+
+class Library(Protocol):
+    """A module with recurrent layers under torch.nn's names: ``torch.nn`` or a rival of it."""
+
+    @property
+    def LSTM(self) -> Callable[..., Any]: ...  # noqa: N802
+    @property
+    def GRU(self) -> Callable[..., Any]: ...  # noqa: N802
+    @property
+    def RNN(self) -> Callable[..., Any]: ...  # noqa: N802
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A module with its input, initial states and cotangents, ready to be called again and again.
+
+    ``cotangents`` are for the output and each final state; only the first is used when timing.
+    """
+
+    row: Row
+    module: torch.nn.Module
+    x: Tensor | PackedSequence
+    states: tuple[Tensor, ...]
+    cotangents: tuple[Tensor, ...]
+
+    @property
+    def x_data(self) -> Tensor:
+        """The leaf that holds the input's values and, after a training step, its gradient."""
+        return self.x.data if isinstance(self.x, PackedSequence) else self.x
+
+    @property
+    def hx(self) -> Any:
+        """The initial states as torch takes them: a pair for the LSTM, else one tensor."""
+        return self.states if len(self.states) > 1 else self.states[0]
+
+    def results(self, with_states: bool) -> tuple[Tensor, ...]:
+        """The output's values and the final states, as one flat tuple."""
+        output, last = self.module(self.x, self.hx) if with_states else self.module(self.x)
+        data = output.data if isinstance(output, PackedSequence) else output
+        return (data, *(last if isinstance(last, tuple) else (last,)))
+
+    def timed(self) -> Callable[[], object]:
+        """The call to time; what surrounds it (grad mode, threads) is the caller's."""
+        module, x, hx = self.module, self.x, self.hx
+        if self.row.work == "call":
+            return lambda: module(x, hx)
+        if self.row.work == "forward":
+            return lambda: module(x)
+        return self.training_step
+
+    def clear_gradients(self) -> None:
+        """Drop every gradient, so that the backward pass writes and never accumulates."""
+        for leaf in (self.x_data, *self.states, *self.module.parameters()):
+            leaf.grad = None
+
+    def training_step(self) -> None:
+        """Forward, then backward of input and weights from a cotangent on the output."""
+        self.clear_gradients()
+        output, _ = self.module(self.x)
+        data = output.data if isinstance(output, PackedSequence) else output
+        torch.autograd.backward([data], [self.cotangents[0]])
+
+
+def build_module(library: Library, row: Row) -> torch.nn.Module:
+    """The row's layer out of a library; seeded, so that every library starts from the same."""
+    torch.manual_seed(SEED)
+    variant = row.variant
+    options: dict[str, Any] = {"nonlinearity": "relu"} if variant.relu else {}
+    module: torch.nn.Module = getattr(library, row.cell)(
+        row.shape.input_size,
+        row.shape.hidden_size,
+        num_layers=variant.num_layers,
+        bidirectional=variant.bidirectional,
+        batch_first=variant.batch_first,
+        dtype=getattr(torch, variant.dtype),
+        **options,
+    )
+    return module.train(row.work == "train")
+
+
+def build(library: Library, row: Row) -> Workload:
+    """Module and data for one library; the data depend on the row alone."""
+    module = build_module(library, row)
+    draw = torch.Generator().manual_seed(SEED)
+    dtype, train = getattr(torch, row.variant.dtype), row.work == "train"
+
+    def random(*sizes: int) -> Tensor:
+        return torch.randn(sizes, generator=draw, dtype=dtype)
+
+    shape, directions = row.shape, 2 if row.variant.bidirectional else 1
+    leading = (shape.steps, shape.batch)
+    if row.variant.batch_first:
+        leading = (shape.batch, shape.steps)
+    dense = random(*leading, shape.input_size).requires_grad_(train)
+    x: Tensor | PackedSequence = dense
+    outputs: tuple[int, ...] = leading
+    if row.variant.packed:
+        packed = pack_padded_sequence(dense, torch.tensor(row.lengths), enforce_sorted=False)
+        x = PackedSequence(packed.data.detach().requires_grad_(train), *packed[1:])
+        outputs = (sum(row.lengths),)
+    state_sizes = (row.variant.num_layers * directions, shape.batch, shape.hidden_size)
+    n_states = 2 if row.cell == "LSTM" else 1
+    states = tuple(random(*state_sizes).requires_grad_(train) for _ in range(n_states))
+    cotangents = (
+        random(*outputs, directions * shape.hidden_size),
+        *(random(*state_sizes) for _ in range(n_states)),
+    )
+    return Workload(row, module, x, states, cotangents)
