@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cellwright.graph.expr import Expr, leaf, node, topological, use_counts
-from cellwright.graph.trace import INPUT, Cell
+from cellwright.graph.trace import Cell, projection
 
 __all__ = ["Accumulator", "Step", "Term", "accumulate"]
 
@@ -49,12 +49,13 @@ class Step:
 
     @property
     def input_width(self) -> int:
-        """How many accumulators have a term in the input: they stand first, in gate order."""
-        return sum(any(t.bundle == INPUT for t in a.terms) for a in self.accumulators)
+        """How many accumulators have a term in the bare input: they stand first, in gate order."""
+        return sum(any(t.source.op == "input" for t in a.terms) for a in self.accumulators)
 
     def slots(self, bundle: str) -> tuple[int, ...]:
         """Return the accumulator of each gate of ``bundle``, in the order of the weights' rows."""
-        found = {t.gate: k for k, a in enumerate(self.accumulators) for t in a.terms if t.bundle == bundle}
+        terms = ((t, k) for k, a in enumerate(self.accumulators) for t in a.terms)
+        found = {t.gate: k for t, k in terms if t.bundle == bundle}
         return tuple(found[gate] for gate in self.cell.bundles[bundle])
 
     @property
@@ -86,10 +87,10 @@ def _groups(roots: list[Expr], counts: dict[Expr, int]) -> dict[Expr, list[Expr]
         if e.op == "add" and e not in inner:
             operands, joined = _operands(e, counts)
             inner |= joined
-            held: dict[object, Expr] = {}
+            held: dict[str, Expr] = {}
             for p in operands:
                 if p.op == "project" and counts[p] == 1:
-                    held.setdefault(p.value[0], p)  # type: ignore[index]  # one term a bundle
+                    held.setdefault(projection(p)[0], p)  # one term a bundle
             if held:
                 groups[e] = list(held.values())
     taken = {p for group in groups.values() for p in group}
@@ -113,9 +114,9 @@ def _operands(e: Expr, counts: dict[Expr, int]) -> tuple[list[Expr], set[Expr]]:
 
 
 def _rank(cell: Cell, group: list[Expr]) -> tuple[int, int]:
-    """Order accumulators with the input's gates first, so that one product fills them all."""
-    gates = {p.value[0]: cell.gates.index(p.value[1]) for p in group}  # type: ignore[index]
-    return (0, gates[INPUT]) if INPUT in gates else (1, min(gates.values()))
+    """Order accumulators with the bare input's gates first, so that one product fills them all."""
+    gates = {p.args[0].op: cell.gates.index(projection(p)[1]) for p in reversed(group)}
+    return (0, gates["input"]) if "input" in gates else (1, min(gates.values()))
 
 
 class _Rewriter:
@@ -154,7 +155,7 @@ class _Rewriter:
 
 
 def _term(p: Expr, rewriter: _Rewriter) -> Term:
-    bundle, gate = p.value  # type: ignore[misc]
+    bundle, gate = projection(p)
     source = p.args[0]
     return Term(bundle, gate, source if source.op in ("input", "state") else rewriter(source))
 

@@ -38,8 +38,8 @@ RULES: dict[str, Rule] = {
     "log": lambda e, g: (g / e.args[0],),
     "sqrt": lambda e, g: (g * 0.5 / e,),
     "abs": lambda e, g: (g * node("sign", e.args),),
-    "sign": lambda _, g: (None,),
-    "positive": lambda _, g: (None,),
+    "sign": lambda _e, _g: (None,),
+    "positive": lambda _e, _g: (None,),
     "maximum": lambda e, g: _tie(e, g, 1.0),
     "minimum": lambda e, g: _tie(e, g, -1.0),
 }
@@ -89,7 +89,14 @@ def adjoint(step: Step) -> Adjoint:
     n, m = len(accumulators), len(states)
     optional = [None if e is zero else e for e in found]
     vectors = dict(zip(cell.vectors, found[n + m : -1], strict=True))
-    return Adjoint(step, tuple(found[:n]), tuple(optional[n : n + m]), vectors, optional[-1], leaves)
+    return Adjoint(
+        step=step,
+        accumulators=tuple(found[:n]),
+        states=tuple(optional[n : n + m]),
+        vectors=vectors,
+        input=optional[-1],
+        expressions=leaves,
+    )
 
 
 def _add(gradients: dict[Expr, Expr], e: Expr, gradient: Expr) -> None:

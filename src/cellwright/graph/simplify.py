@@ -12,7 +12,8 @@ __all__ = ["simplify"]
 def simplify(roots: Iterable[Expr]) -> list[Expr]:
     """Return ``roots`` with constants folded and neutral elements dropped.
 
-    Products with 0 stay: 0 · nan is nan, as it is in torch.
+    Products with 0 stay: 0 · nan is nan, as it is in torch. The one liberty is the sign of a zero:
+    -0 + 0 is left -0.
     """
     return substitute(roots, _rule)
 
@@ -32,6 +33,8 @@ def _rule(e: Expr) -> Expr | None:
 
 
 def _fold(op: str, numbers: list[float]) -> Expr | None:
+    if not all(map(math.isfinite, numbers)):  # Python's max(1, nan) is 1, the machine's is nan
+        return None
     try:
         value = ELEMENTWISE[op].value(*numbers)
     except (ArithmeticError, ValueError):  # 1/0, log(-1): leave it to the machine's inf and nan
@@ -45,7 +48,7 @@ def _neutral(e: Expr, left: float | None, right: float | None) -> Expr | None:
         case "add":
             return b if left == 0.0 else a if right == 0.0 else None
         case "sub":
-            return a if right == 0.0 else -b if left == 0.0 else None
+            return a if right == 0.0 else None  # 0 - b is no -b: 1/(0 - 0) is inf
         case "mul":
             return b if left == 1.0 else a if right == 1.0 else None
         case "div":

@@ -1,20 +1,21 @@
 """From a Python function to a :class:`Cell`: runs it once on symbols, finds gates and states."""
 
 import inspect
-import keyword
 import linecache
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from types import MappingProxyType
-from typing import NoReturn, overload
+from typing import NoReturn, cast, overload
 
 from cellwright.errors import CellError
 from cellwright.graph.expr import Expr, const, leaf, node, topological
+from cellwright.graph.ops import ELEMENTWISE
 from cellwright.graph.simplify import simplify
 
 __all__ = ["Cell", "Symbol", "cell", "exp", "log", "maximum", "minimum", "relu", "sigmoid", "silu"]
-__all__ += ["softplus", "sqrt", "tanh"]
+__all__ += ["projection", "softplus", "sqrt", "tanh"]
 
 INPUT = "x"
 """The bundle name of the projections of the input, whatever the function calls its argument."""
@@ -75,17 +76,26 @@ class Symbol:
             result = result * self
         return result
 
-    def __bool__(self) -> NoReturn:
+    def __bool__(self) -> NoReturn:  # noqa: PLE0304
         _fail(
             "the value of a symbol is not known while the equations are read, so it cannot "
             "steer `if`, `while`, `and`, `or` or `not`; use maximum, minimum, relu or a gate"
         )
 
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = lambda self, _other: self.__bool__()  # type: ignore[assignment]
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = lambda self, _other: self.__bool__()
     __hash__ = object.__hash__
+    __array_ufunc__ = None  # numpy's scalars leave the arithmetic to the methods above
 
     def __iter__(self) -> NoReturn:
         _fail("a symbol cannot be iterated over or unpacked: it stands for the whole vector")
+
+    def _unsupported(self, *_: object, **__: object) -> NoReturn:
+        _fail(
+            "a symbol knows + - * /, whole powers, abs() and cellwright's functions, as in "
+            "`tanh(x.i)`; a product with weights is a projection, as in `h.n` or `(r * h).n`"
+        )
+
+    __call__ = __getitem__ = __matmul__ = __rmatmul__ = __rpow__ = __mod__ = _unsupported
 
     def __float__(self) -> NoReturn:
         _fail("a symbol has no number yet; use cellwright's sigmoid, tanh, exp, … in place of math")
@@ -106,9 +116,13 @@ def _apply(op: str, *operands: object) -> Symbol:
     args: list[Expr] = []
     for operand in operands:
         if isinstance(operand, Symbol):
+            if operand._tracer is not tracer:
+                _fail(
+                    f"{op} takes symbols of one cell, and was given one of another cell's tracing"
+                )
             args.append(operand._expr)
-        elif isinstance(operand, int | float) and not isinstance(operand, bool):
-            args.append(const(operand))
+        elif isinstance(operand, Real) and not isinstance(operand, bool):
+            args.append(const(float(operand)))
         else:
             _fail(f"{op} takes symbols and numbers, not {type(operand).__name__}")
     return Symbol(node(op, tuple(args)), tracer)
@@ -152,23 +166,29 @@ def sqrt(a: Symbol) -> Symbol:
 
 
 def maximum(a: Symbol | float, b: Symbol | float) -> Symbol:
-    """The larger of two, elementwise; its gradient is shared half and half where they are equal."""
+    """The larger of two, elementwise; its gradient is shared half and half in a tie."""
     return _function("maximum", a, b)
 
 
 def minimum(a: Symbol | float, b: Symbol | float) -> Symbol:
-    """The smaller of two, elementwise; its gradient is shared half and half where they are equal."""
+    """The smaller of two, elementwise; its gradient is shared half and half in a tie."""
     return _function("minimum", a, b)
 
 
 def softplus(a: Symbol) -> Symbol:
     """log(1 + exp(a)), elementwise, without overflow."""
-    return relu(a) + log(1.0 + exp(-abs(a)))
+    # maximum, not relu: sharing a tie's gradient makes the slope at 0 right, 1/2
+    return maximum(a, 0.0) + log(1.0 + exp(-abs(a)))
 
 
 def silu(a: Symbol) -> Symbol:
-    """a · σ(a), elementwise."""
+    """The product a · σ(a), elementwise."""
     return a * sigmoid(a)
+
+
+def projection(e: Expr) -> tuple[str, str]:
+    """Return the (bundle, gate) of a ``project`` node."""
+    return cast("tuple[str, str]", e.value)
 
 
 @dataclass(frozen=True)
@@ -210,7 +230,9 @@ class Cell:
     @property
     def reads_input(self) -> bool:
         """Whether the bare input is used elementwise, so that H_in must equal H_out."""
-        return any(e.op == "input" for e in _elementwise(self.updates))
+        x = leaf("input")
+        users = (e for e in topological(self.updates) if x in e.args)
+        return x in self.updates or any(e.op != "project" for e in users)
 
 
 def _restore(
@@ -225,20 +247,6 @@ def _restore(
     return Cell(
         name, doc, states, updates, gates, MappingProxyType(bundles), MappingProxyType(vectors)
     )
-
-
-def _elementwise(roots: tuple[Expr, ...]) -> set[Expr]:
-    """Return the nodes whose value is used elementwise: all but a projection's plain source."""
-    found: set[Expr] = set()
-    stack = list(roots)
-    while stack:
-        e = stack.pop()
-        if e in found:
-            continue
-        found.add(e)
-        skip = e.op == "project" and e.args[0].op in ("input", "state")
-        stack.extend(() if skip else e.args)
-    return found
 
 
 class _Tracer:
@@ -262,19 +270,31 @@ class _Tracer:
         return node("project", (source,), (bundle, gate))
 
     def _bundle(self, source: Expr) -> str:
-        """Name the weights of a projection after the state that its source reads elementwise."""
-        direct: set[str] = set()
-        stack = [source]
-        while stack:
-            e = stack.pop()
-            if e.op == "state":
-                direct.add(str(e.value))
-            elif e.op == "input":
-                direct.add(INPUT)
-            elif e.op != "project":
-                stack.extend(e.args)
-        named = [state for state in self.states if state in direct]
-        return named[0] if named else INPUT if INPUT in direct else self.states[0]
+        """Name the weights of a projection after the state that its source reads elementwise.
+
+        In (sigmoid(x.r + p * c) * h).n that is h: what a nonlinearity reads counts only where
+        nothing stands outside of one.
+        """
+        direct = _read(source, _ARITHMETIC) or _read(source, ELEMENTWISE)
+        named = [state for state in self.states if leaf("state", state) in direct]
+        return named[0] if named else INPUT if direct else self.states[0]
+
+
+_ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg"})
+
+
+def _read(source: Expr, within: Container[str]) -> set[Expr]:
+    """Return the bare input and states that ``source`` reads through operations ``within``."""
+    found: set[Expr] = set()
+    seen: set[Expr] = set()
+    stack = [source]
+    while stack:
+        e = stack.pop()
+        if e not in seen:
+            seen.add(e)
+            found |= {e} if e.op in ("input", "state") else set()
+            stack.extend(e.args if e.op in within else ())
+    return found
 
 
 @overload
@@ -307,51 +327,80 @@ def _trace(function: Callable[..., object], name: str) -> Cell:
     symbols += [Symbol(leaf("state", s), tracer) for s in states]
     keywords = {v: Symbol(leaf("vector", v), tracer) for v in vectors}
     updates = simplify(_updates(function, function(*symbols, **keywords), states))
-    alive = {e.value for e in topological(updates) if e.op == "project"}
-    gates = tuple(g for g in tracer.gates if any(g == gate for _, gate in alive))  # type: ignore[misc]
+    alive = {projection(e) for e in topological(updates) if e.op == "project"}
+    gates = tuple(g for g in tracer.gates if any(g == gate for _, gate in alive))
     bundles = {
         bundle: tuple(g for g in gates if (bundle, g) in alive) for bundle in (INPUT, *states)
     }
     used = {e.value for e in topological(updates) if e.op == "vector"}
     for vector in vectors:
         if vector not in used:
-            raise CellError(f"cell {name}: the vector {vector!r} is in the signature, not in use")
+            _refuse(function, f"the vector {vector!r} is in the signature and no new state uses it")
     filled = {bundle: found for bundle, found in bundles.items() if found}
     doc = inspect.getdoc(function) or ""
     return _restore(name, doc, states, tuple(updates), gates, filled, vectors)
 
 
+def _refuse(function: Callable[..., object], message: str) -> NoReturn:
+    """Raise a CellError that quotes the cell's `def` line."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        raise CellError(f"{function!r}: {message}")
+    path, line = code.co_filename, code.co_firstlineno
+    while linecache.getline(path, line).lstrip().startswith("@"):
+        line += 1
+    raise CellError(f"{message}\n  {path}:{line}: {linecache.getline(path, line).strip()}")
+
+
 def _signature(function: Callable[..., object]) -> tuple[tuple[str, ...], dict[str, float]]:
-    parameters = inspect.signature(function).parameters.values()
-    inputs = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    if not callable(function):
+        raise CellError(f"a cell is a function of its input and states, not {function!r}")
+    inputs: list[str] = []
     vectors: dict[str, float] = {}
-    for p in parameters:
+    for p in inspect.signature(function).parameters.values():
         if p.kind is p.KEYWORD_ONLY:
-            if not isinstance(p.default, int | float):
-                raise CellError(
-                    f"the per-unit vector {p.name!r} of {function.__name__} needs a number as its "
-                    f"default, the initial value, as in `{p.name}=0.0`"
-                )
-            vectors[p.name] = float(p.default)
+            vectors[p.name] = _initial(function, p)
         elif p.kind is not p.POSITIONAL_OR_KEYWORD:
-            raise CellError(f"{function.__name__}: a cell takes no *args, **kwargs or `/`: {p}")
+            _refuse(function, f"a cell takes no *args, **kwargs or `/`, and this has `{p}`")
+        elif p.default is not p.empty:
+            _refuse(
+                function,
+                f"the state {p.name!r} has a default; if it is a learned per-unit vector, put it "
+                f"behind a star: `*, {p.name}={p.default}`",
+            )
+        else:
+            inputs.append(p.name)
     if len(inputs) < 2:
-        raise CellError(
-            f"{function.__name__}({', '.join(inputs)}): a cell takes the input and at least one "
-            "state, as in `def cell(x, h)`"
-        )
+        _refuse(function, "a cell takes the input and at least one state, as in `def cell(x, h)`")
     for state in inputs[1:]:
-        if state in (INPUT, "i") or state in vectors or keyword.iskeyword(state):
-            raise CellError(f"{function.__name__}: a state cannot be called {state!r}")
-    return inputs, vectors
+        if state in (INPUT, "i"):  # x is the input's bundle, weight_ih the input's parameter
+            _refuse(function, f"a state cannot be called {state!r}, which stands for the input")
+    return tuple(inputs), vectors
 
 
-def _updates(function: Callable[..., object], result: object, states: tuple[str, ...]) -> list[Expr]:
-    values = result if isinstance(result, tuple) else (result,)
-    if len(values) != len(states) or not all(isinstance(v, Symbol) for v in values):
-        got = ", ".join(type(v).__name__ for v in values)
-        raise CellError(
-            f"{function.__name__} must return its new states ({', '.join(states)}) in this order, "
-            f"and returned ({got}); end it with `return {', '.join(states)}`"
+def _initial(function: Callable[..., object], vector: inspect.Parameter) -> float:
+    """Return the initial value of a per-unit vector."""
+    if not isinstance(vector.default, int | float) or isinstance(vector.default, bool):
+        _refuse(
+            function,
+            f"the per-unit vector {vector.name!r} needs a number as its default, the initial "
+            f"value, as in `{vector.name}=0.0`",
         )
-    return [v._expr for v in values if isinstance(v, Symbol)]
+    if vector.name.startswith(("weight_", "bias_")):
+        _refuse(function, f"the vector {vector.name!r} is named like the weights; rename it")
+    return float(vector.default)
+
+
+def _updates(
+    function: Callable[..., object], result: object, states: tuple[str, ...]
+) -> list[Expr]:
+    values = result if isinstance(result, tuple) else (result,)
+    symbols = [v for v in values if isinstance(v, Symbol)]
+    if len(values) != len(states) or len(symbols) != len(states):
+        got = ", ".join(type(v).__name__ for v in values)
+        _refuse(
+            function,
+            f"a cell returns its new states ({', '.join(states)}), in the order of its arguments, "
+            f"and this one returned ({got}); end it with `return {', '.join(states)}`",
+        )
+    return [symbol._expr for symbol in symbols]
