@@ -3,15 +3,19 @@
 This is the definition of what is right; each compiled kernel is tested against it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from cellwright.graph.expr import Expr, topological
 from cellwright.graph.trace import INPUT, Cell
 
-__all__ = ["MEANINGS", "evaluate", "interpret_step"]
+__all__ = ["MEANINGS", "Weights", "evaluate", "interpret_layer", "interpret_step"]
 
 
 def _positive(a: Tensor) -> Tensor:
@@ -39,13 +43,29 @@ MEANINGS: dict[str, Callable[..., Tensor]] = {
 """The meaning of each elementwise operation on tensors."""
 
 
+class Weights(NamedTuple):
+    """The parameters of one layer in one direction.
+
+    Attributes:
+        bundles: for each bundle, the packed weights (gates · H, width of the source).
+        biases: for each bundle, the packed biases (gates · H); a missing one is 0.
+        vectors: the per-unit vectors (H).
+        projection: (H_out, H), what the first state is multiplied with after each step, or None.
+    """
+
+    bundles: dict[str, Tensor]
+    biases: dict[str, Tensor]
+    vectors: dict[str, Tensor]
+    projection: Tensor | None
+
+
 def evaluate(roots: Sequence[Expr], leaves: Callable[[Expr, list[Tensor]], Tensor]) -> list[Tensor]:
     """Evaluate ``roots``; ``leaves`` gives the tensor of a node that is no elementwise operation.
 
     Numbers are 0-dimensional float64 tensors: they take on the other operand's dtype.
     """
     values: dict[Expr, Tensor] = {}
-    for e in topological(roots):
+    for e in _order(tuple(roots)):
         operands = [values[arg] for arg in e.args]
         if e.op == "const":
             values[e] = torch.tensor(e.value, dtype=torch.float64)
@@ -54,6 +74,95 @@ def evaluate(roots: Sequence[Expr], leaves: Callable[[Expr, list[Tensor]], Tenso
         else:
             values[e] = leaves(e, operands)
     return [values[root] for root in roots]
+
+
+@lru_cache(maxsize=256)
+def _order(roots: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    return tuple(topological(roots))
+
+
+@dataclass(frozen=True)
+class _Product:
+    """The gates that a bundle projects from one source: one matrix product."""
+
+    bundle: str
+    source: Expr
+    gates: tuple[str, ...]
+
+
+@lru_cache(maxsize=256)
+def _products(cell: Cell) -> dict[Hashable, tuple[_Product, str]]:
+    """Return, for the (bundle, gate) of each projection, its product and its gate."""
+    sources = {e.value: e.args[0] for e in topological(cell.updates) if e.op == "project"}
+    fed: dict[tuple[str, Expr], tuple[str, ...]] = {}
+    for bundle, gates in cell.bundles.items():
+        for gate in gates:
+            key = bundle, sources[bundle, gate]
+            fed[key] = (*fed.get(key, ()), gate)
+    products = [_Product(*key, gates) for key, gates in fed.items()]
+    return {(p.bundle, gate): (p, gate) for p in products for gate in p.gates}
+
+
+class _Step:
+    """One step of a cell, with the weights of one layer in one direction."""
+
+    def __init__(self, cell: Cell, weights: Weights, hidden_size: int) -> None:
+        self.cell = cell
+        self.projection = weights.projection
+        self.vectors = weights.vectors
+        self.hidden_size = hidden_size
+        self.products = _products(cell)
+        self.rows = {
+            product: tuple(
+                _rows(packed[product.bundle], cell.bundles[product.bundle], product.gates)
+                for packed in (weights.bundles, weights.biases)
+                if product.bundle in packed
+            )
+            for product, _ in self.products.values()
+        }
+
+    def project(self, product: _Product, value: Tensor) -> dict[str, Tensor]:
+        """Multiply ``value`` (…, width) with the weights; return each gate (…, H)."""
+        gates = linear(value, *self.rows[product]).chunk(len(product.gates), -1)
+        return dict(zip(product.gates, gates, strict=True))
+
+    def __call__(
+        self, x: Tensor, states: Sequence[Tensor], known: Mapping[_Product, Mapping[str, Tensor]]
+    ) -> list[Tensor]:
+        """Return the new states, given ``known`` products of the input."""
+        previous = dict(zip(self.cell.states, states, strict=True))
+        projected = dict(known)
+
+        def leaves(e: Expr, operands: list[Tensor]) -> Tensor:
+            if e.op == "project":
+                product, gate = self.products[e.value]
+                if product not in projected:
+                    projected[product] = self.project(product, operands[0])
+                return projected[product][gate]
+            if e.op == "state":
+                return previous[str(e.value)]
+            return x if e.op == "input" else self.vectors[str(e.value)]
+
+        new = [self._full(v, states[-1]) for v in evaluate(self.cell.updates, leaves)]
+        if self.projection is not None:
+            new[0] = linear(new[0], self.projection)
+        return new
+
+    def _full(self, value: Tensor, like: Tensor) -> Tensor:
+        """Give a state its full shape, also where its equation is a constant or a vector."""
+        if value.dim() >= 2:
+            return value
+        if value.dim() == 0:  # a number has no dtype or device of its own
+            value = value.to(like)
+        return value.expand(like.shape[0], self.hidden_size)
+
+
+def _rows(packed: Tensor, names: tuple[str, ...], gates: tuple[str, ...]) -> Tensor:
+    """Select the rows of ``gates`` from those of ``names``."""
+    if gates == names:
+        return packed
+    blocks = packed.chunk(len(names))
+    return torch.cat([blocks[names.index(gate)] for gate in gates])
 
 
 def interpret_step(
@@ -67,8 +176,9 @@ def interpret_step(
     """Compute one step.
 
     Args:
+        cell: the cell.
         x: input (N, H_in).
-        states: previous states, each (N, H_out); the first may be narrower (a projected state).
+        states: previous states, each (N, H_out).
         weights: for each bundle, the packed weights (gates · H_out, width of the source).
         biases: for each bundle, the packed biases (gates · H_out); a missing one is 0.
         vectors: the per-unit vectors (H_out).
@@ -76,46 +186,100 @@ def interpret_step(
     Returns:
         The new states, each (N, H_out).
     """
-    previous = dict(zip(cell.states, states, strict=True))
-    projected: dict[tuple[str, Expr], dict[str, Tensor]] = {}
-
-    def project(bundle: str, gate: str, source: Expr, value: Tensor) -> Tensor:
-        key = (bundle, source)
-        if key not in projected:
-            # gates fed by other sources of the same bundle have rows of their own
-            gates = [g for g in cell.bundles[bundle] if _source(cell, bundle, g) is source]
-            rows = _rows(cell, bundle, gates, weights[bundle])
-            bias = _rows(cell, bundle, gates, biases[bundle]) if bundle in biases else None
-            product = torch.nn.functional.linear(value, rows, bias)
-            projected[key] = dict(zip(gates, product.chunk(len(gates), -1), strict=True))
-        return projected[key][gate]
-
-    def leaves(e: Expr, operands: list[Tensor]) -> Tensor:
-        if e.op == "project":
-            bundle, gate = e.value  # type: ignore[misc]
-            return project(bundle, gate, e.args[0], operands[0])
-        if e.op == "state":
-            return previous[str(e.value)]
-        return x if e.op == "input" else vectors[str(e.value)]
-
-    return [_full(v, states[-1]) for v in evaluate(cell.updates, leaves)]
+    bound = Weights(dict(weights), dict(biases), dict(vectors), None)
+    return _Step(cell, bound, states[-1].shape[-1])(x, states, {})
 
 
-def _full(value: Tensor, like: Tensor) -> Tensor:
-    """Give a state its full shape and dtype, also where its equation is a constant or a vector."""
-    return value.to(like.dtype).expand(like.shape[0], -1 if value.dim() > 0 else like.shape[1])
+def interpret_layer(
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+    batch_sizes: list[int] | None,
+    hidden_size: int,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a layer over a sequence, in D directions.
+
+    Args:
+        cell: the cell.
+        x: input (L, N, H_in), or (sum of lengths, H_in) if packed.
+        states: initial states, each (D, N, H_out); None is 0.
+        weights: the parameters of each of the D directions; the second runs backwards in time.
+        batch_sizes: how many sequences reach each step, falling, or None if all reach all.
+        hidden_size: H, the rows of a gate.
+
+    Returns:
+        The first state after each step, (L, N, D · H_out) or (sum of lengths, D · H_out), and the
+        states after the last step of each sequence, each (D, N, H_out).
+    """
+    outputs: list[Tensor] = []
+    finals: list[list[Tensor]] = []
+    for direction, held in enumerate(weights):
+        step = _Step(cell, held, hidden_size)
+        if states is None:
+            initial = _zeros(step, x, x.shape[1] if batch_sizes is None else batch_sizes[0])
+        else:
+            initial = [state[direction] for state in states]
+        output, final = _scan(step, x, initial, batch_sizes, reverse=direction == 1)
+        outputs.append(output)
+        finals.append(final)
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+    return output, tuple(torch.stack(final) for final in zip(*finals, strict=True))
 
 
-def _source(cell: Cell, bundle: str, gate: str) -> Expr | None:
-    for e in topological(cell.updates):
-        if e.op == "project" and e.value == (bundle, gate):
-            return e.args[0]
-    return None
+def _zeros(step: _Step, x: Tensor, rows: int) -> list[Tensor]:
+    zeros = [x.new_zeros(rows, step.hidden_size) for _ in step.cell.states]
+    if step.projection is not None:
+        zeros[0] = x.new_zeros(rows, step.projection.shape[0])
+    return zeros
 
 
-def _rows(cell: Cell, bundle: str, gates: list[str], packed: Tensor) -> Tensor:
-    names = cell.bundles[bundle]
-    if len(gates) == len(names):
-        return packed
-    blocks = packed.chunk(len(names))
-    return torch.cat([blocks[names.index(g)] for g in gates])
+def _scan(
+    step: _Step,
+    x: Tensor,
+    initial: list[Tensor],
+    batch_sizes: list[int] | None,
+    *,
+    reverse: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """Run one direction; return its outputs in the order of ``x`` and the final states."""
+    xs = _steps(x, batch_sizes)
+    known = _input_products(step, x, batch_sizes)
+    order = range(len(xs))[::-1] if reverse else range(len(xs))
+    sizes = batch_sizes or [initial[0].shape[0]] * len(xs)
+    states = [state[: sizes[order[0]]] for state in initial]
+    ended: list[list[Tensor]] = []
+    outputs: list[Tensor] = []
+    for t in order:
+        rows = states[0].shape[0]
+        if sizes[t] < rows:  # forwards, the last sequences end
+            ended.append([state[sizes[t] :] for state in states])
+            states = [state[: sizes[t]] for state in states]
+        elif sizes[t] > rows:  # backwards, they begin
+            new = [state[rows : sizes[t]] for state in initial]
+            states = [torch.cat(pair) for pair in zip(states, new, strict=True)]
+        states = step(xs[t], states, {product: gates[t] for product, gates in known.items()})
+        outputs.append(states[0])
+    if reverse:
+        outputs.reverse()
+    output = torch.stack(outputs) if batch_sizes is None else torch.cat(outputs)
+    parts = zip(states, *reversed(ended), strict=True)
+    return output, [torch.cat(part) if ended else part[0] for part in parts]
+
+
+def _input_products(
+    step: _Step, x: Tensor, batch_sizes: list[int] | None
+) -> dict[_Product, list[dict[str, Tensor]]]:
+    """Project the whole input at once; return, for each product of it, each step's gates."""
+    known: dict[_Product, list[dict[str, Tensor]]] = {}
+    for product in step.rows:
+        if product.bundle == INPUT and product.source.op == "input":
+            gates = step.project(product, x)
+            cut = [_steps(gate, batch_sizes) for gate in gates.values()]
+            known[product] = [dict(zip(gates, now, strict=True)) for now in zip(*cut, strict=True)]
+    return known
+
+
+def _steps(sequence: Tensor, batch_sizes: list[int] | None) -> tuple[Tensor, ...]:
+    """Cut a sequence into its steps."""
+    return sequence.unbind(0) if batch_sizes is None else sequence.split(batch_sizes)
