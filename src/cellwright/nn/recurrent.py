@@ -180,7 +180,7 @@ class Recurrent(Module):
             return self._forward_unbatched(input, hx)
         x = input.transpose(0, 1) if self.batch_first else input
         length, batch, width = x.shape
-        weight = self._first_weight()
+        weight = self._first_weight(x)
         if (
             width != self.input_size
             or length == 0
@@ -198,7 +198,7 @@ class Recurrent(Module):
         """Run one sequence (L, H_in); states are (D · num_layers, H_out)."""
         if not isinstance(x, Tensor) or x.dim() != 2:
             checks.reject_form(type(self).__name__, x)
-        checks.reject_input(x, self._first_weight(), self.input_size)
+        checks.reject_input(x, self._first_weight(x), self.input_size)
         states = None if hx is None else [s.unsqueeze(1) for s in self._checked(hx, x, ())]
         output, finals = self._run(x.unsqueeze(1), states, None)
         finals = tuple(final.squeeze(1) for final in finals)
@@ -209,7 +209,7 @@ class Recurrent(Module):
     ) -> tuple[PackedSequence, Any]:
         """Run packed sequences; states are in the user's order, before sorting by length."""
         x, batch_sizes, sorted_indices, unsorted_indices = sequence
-        checks.reject_input(x, self._first_weight(), self.input_size, len(self.cell.states))
+        checks.reject_input(x, self._first_weight(x), self.input_size, len(self.cell.states))
         sizes: list[int] = batch_sizes.tolist()
         states = None
         if hx is not None:
@@ -288,7 +288,10 @@ class Recurrent(Module):
             None if names.projection is None else getattr(self, names.projection),
         )
 
-    def _first_weight(self) -> Tensor:
+    def _first_weight(self, default: Tensor) -> Tensor:
+        """Return a parameter, for its dtype and device; ``default`` if the cell has none."""
+        if not self._flat_weights_names:
+            return default
         name = self._flat_weights_names[0]
         found = self._parameters.get(name)
         weight: Tensor = getattr(self, name) if found is None else found

@@ -40,7 +40,8 @@ class RNN(_Bundled):
 
     Inputs and outputs:
         input (L, N, H_in), (N, L, H_in), (L, H_in) or packed; hx and h_n
-        (D · num_layers, N, H_out), unbatched (D · num_layers, H_out); output (L, N, D · H_out) in the form of the input.
+        (D · num_layers, N, H_out), unbatched (D · num_layers, H_out); output (L, N, D · H_out) in
+        the form of the input.
         :class:`Recurrent` says all of it, the parameters' names and the errors too.
 
     Raises:
@@ -144,8 +145,9 @@ class LSTM(_Bundled):
         dtype: torch.dtype | None = None,
     ) -> None:
         sizes = input_size, hidden_size, num_layers
-        options = dropout, bidirectional, proj_size, device, dtype
-        super().__init__(lstm, *sizes, bias, batch_first, *options)
+        flags = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
+        rest: dict[str, Any] = {"proj_size": proj_size, "device": device, "dtype": dtype}
+        super().__init__(lstm, *sizes, dropout=dropout, **flags, **rest)
 
 
 class GRU(_Bundled):
@@ -171,7 +173,8 @@ class GRU(_Bundled):
 
     Inputs and outputs:
         input (L, N, H_in), (N, L, H_in), (L, H_in) or packed; hx and h_n
-        (D · num_layers, N, H_out), unbatched (D · num_layers, H_out); output (L, N, D · H_out) in the form of the input.
+        (D · num_layers, N, H_out), unbatched (D · num_layers, H_out); output (L, N, D · H_out) in
+        the form of the input.
         :class:`Recurrent` says all of it, the parameters' names and the errors too.
 
     Raises:
