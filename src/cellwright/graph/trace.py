@@ -14,7 +14,19 @@ from cellwright.graph.expr import Expr, const, leaf, node, topological
 from cellwright.graph.ops import ELEMENTWISE
 from cellwright.graph.simplify import simplify
 
-__all__ = ["Cell", "Symbol", "cell", "exp", "log", "maximum", "minimum", "relu", "sigmoid", "silu"]
+__all__ = [
+    "ARITHMETIC",
+    "Cell",
+    "Symbol",
+    "cell",
+    "exp",
+    "log",
+    "maximum",
+    "minimum",
+    "relu",
+    "sigmoid",
+    "silu",
+]
 __all__ += ["projection", "softplus", "sqrt", "tanh"]
 
 INPUT = "x"
@@ -107,8 +119,7 @@ def _fail(message: str) -> NoReturn:
     while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
         frame = frame.f_back
     path, line = frame.f_code.co_filename, frame.f_lineno
-    quoted = linecache.getline(path, line).strip()
-    raise CellError(f"{message}\n  {path}:{line}: {quoted}")
+    raise CellError(f"{message}\n  {path}:{line}: {linecache.getline(path, line).strip()}")
 
 
 def _apply(op: str, *operands: object) -> Symbol:
@@ -213,13 +224,17 @@ class Cell:
     bundles: Mapping[str, tuple[str, ...]]
     vectors: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("bundles", "vectors"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
     def __repr__(self) -> str:
         return f"<cell {self.name}: states {', '.join(self.states)}; gates {', '.join(self.gates)}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         bundles, vectors = dict(self.bundles), dict(self.vectors)
         parts = (self.name, self.doc, self.states, self.updates, self.gates, bundles, vectors)
-        return _restore, parts
+        return Cell, parts
 
     def __deepcopy__(self, memo: object) -> "Cell":
         return self
@@ -233,20 +248,6 @@ class Cell:
         x = leaf("input")
         users = (e for e in topological(self.updates) if x in e.args)
         return x in self.updates or any(e.op != "project" for e in users)
-
-
-def _restore(
-    name: str,
-    doc: str,
-    states: tuple[str, ...],
-    updates: tuple[Expr, ...],
-    gates: tuple[str, ...],
-    bundles: dict[str, tuple[str, ...]],
-    vectors: dict[str, float],
-) -> Cell:
-    return Cell(
-        name, doc, states, updates, gates, MappingProxyType(bundles), MappingProxyType(vectors)
-    )
 
 
 class _Tracer:
@@ -275,26 +276,25 @@ class _Tracer:
         In (sigmoid(x.r + p * c) * h).n that is h: what a nonlinearity reads counts only where
         nothing stands outside of one.
         """
-        direct = _read(source, _ARITHMETIC) or _read(source, ELEMENTWISE)
+        direct = _read(source, ARITHMETIC) or _read(source, ELEMENTWISE)
         named = [state for state in self.states if leaf("state", state) in direct]
         return named[0] if named else INPUT if direct else self.states[0]
 
 
-_ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg"})
+ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg"})
+"""What joins values without bending them: all other operations are nonlinearities."""
 
 
 def _read(source: Expr, within: Container[str]) -> set[Expr]:
     """Return the bare input and states that ``source`` reads through operations ``within``."""
-    found: set[Expr] = set()
     seen: set[Expr] = set()
     stack = [source]
     while stack:
         e = stack.pop()
         if e not in seen:
             seen.add(e)
-            found |= {e} if e.op in ("input", "state") else set()
             stack.extend(e.args if e.op in within else ())
-    return found
+    return {e for e in seen if e.op in ("input", "state")}
 
 
 @overload
@@ -323,22 +323,17 @@ def _trace(function: Callable[..., object], name: str) -> Cell:
     inputs, vectors = _signature(function)
     states = inputs[1:]
     tracer = _Tracer(states)
-    symbols = [Symbol(leaf("input"), tracer)]
-    symbols += [Symbol(leaf("state", s), tracer) for s in states]
+    symbols = [Symbol(e, tracer) for e in (leaf("input"), *(leaf("state", s) for s in states))]
     keywords = {v: Symbol(leaf("vector", v), tracer) for v in vectors}
-    updates = simplify(_updates(function, function(*symbols, **keywords), states))
+    updates = tuple(simplify(_updates(function, function(*symbols, **keywords), states)))
     alive = {projection(e) for e in topological(updates) if e.op == "project"}
     gates = tuple(g for g in tracer.gates if any(g == gate for _, gate in alive))
-    bundles = {
-        bundle: tuple(g for g in gates if (bundle, g) in alive) for bundle in (INPUT, *states)
-    }
-    used = {e.value for e in topological(updates) if e.op == "vector"}
-    for vector in vectors:
-        if vector not in used:
-            _refuse(function, f"the vector {vector!r} is in the signature and no new state uses it")
+    bundles = {b: tuple(g for g in gates if (b, g) in alive) for b in (INPUT, *states)}
     filled = {bundle: found for bundle, found in bundles.items() if found}
-    doc = inspect.getdoc(function) or ""
-    return _restore(name, doc, states, tuple(updates), gates, filled, vectors)
+    used = {e.value for e in topological(updates) if e.op == "vector"}
+    for vector in vectors.keys() - used:
+        _refuse(function, f"the vector {vector!r} is in the signature and no new state uses it")
+    return Cell(name, inspect.getdoc(function) or "", states, updates, gates, filled, vectors)
 
 
 def _refuse(function: Callable[..., object], message: str) -> NoReturn:
@@ -353,8 +348,6 @@ def _refuse(function: Callable[..., object], message: str) -> NoReturn:
 
 
 def _signature(function: Callable[..., object]) -> tuple[tuple[str, ...], dict[str, float]]:
-    if not callable(function):
-        raise CellError(f"a cell is a function of its input and states, not {function!r}")
     inputs: list[str] = []
     vectors: dict[str, float] = {}
     for p in inspect.signature(function).parameters.values():

@@ -1,0 +1,1 @@
+"""Cells as equations to read, in Unicode and LaTeX."""
