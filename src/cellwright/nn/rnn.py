@@ -144,10 +144,19 @@ class LSTM(_Bundled):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        sizes = input_size, hidden_size, num_layers
-        flags = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
-        rest: dict[str, Any] = {"proj_size": proj_size, "device": device, "dtype": dtype}
-        super().__init__(lstm, *sizes, dropout=dropout, **flags, **rest)
+        super().__init__(
+            lstm,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
+        )
 
 
 class GRU(_Bundled):
