@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help demo test bench lint clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
 # The stamp is written last: an interrupted install is made again, a finished one never.
 $(STAMP): pyproject.toml constraints.txt
