@@ -6,7 +6,6 @@ This is the definition of what is right; each compiled kernel is tested against 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,8 +42,9 @@ MEANINGS: dict[str, Callable[..., Tensor]] = {
 """The meaning of each elementwise operation on tensors."""
 
 
-class Weights(NamedTuple):
-    """The parameters of one layer in one direction.
+@dataclass(slots=True)
+class Weights:
+    """The parameters of one layer in one direction. Made on every call, so cheap to make.
 
     Attributes:
         bundles: for each bundle, the packed weights (gates · H, width of the source).

@@ -11,7 +11,7 @@ from torch import Tensor
 from cellwright.graph.trace import Cell
 from cellwright.nn.layout import can_project
 
-__all__ = ["check_sizes", "reject_form", "reject_input", "reject_state", "several_states"]
+__all__ = ["check_sizes", "reject_form", "reject_input", "reject_states", "several_states"]
 
 
 def check_sizes(
@@ -147,23 +147,30 @@ def several_states(cell: Cell, hx: Any, *, batched: bool, packed: bool) -> Seque
     return hx
 
 
-def reject_state(state: Any, name: str, expected: tuple[int, ...], x: Tensor, count: int) -> None:
-    """Refuse an initial state that does not fit; else return.
+def reject_states(
+    cell: Cell, hx: Sequence[Any], lead: tuple[int, ...], sizes: Sequence[int], x: Tensor
+) -> None:
+    """Refuse initial states that do not fit; else return.
 
     Args:
-        state: what was given.
-        name: the state's name in its cell.
-        expected: the shape it must have.
+        cell: the cell.
+        hx: what was given, one for each state of the cell.
+        lead: the shape that each must have, but for the last dimension.
+        sizes: the last dimension of each.
         x: the input.
-        count: how many states the cell has.
     """
+    for name, state, size in zip(cell.states, hx, sizes, strict=True):
+        if not isinstance(state, Tensor):
+            hint = "; give a tensor, not a tuple" if len(sizes) == 1 else ""
+            raise AttributeError(
+                f"the initial state {name} must be a tensor of shape {(*lead, size)}, "
+                f"not {_kind(state)}{hint}"
+            )
+        _reject_state(name, state, (*lead, size), x)
+
+
+def _reject_state(name: str, state: Tensor, expected: tuple[int, ...], x: Tensor) -> None:
     form = "(D · num_layers, N, H_out)" if len(expected) == 3 else "(D · num_layers, H_out)"
-    if not isinstance(state, Tensor):
-        hint = "; give a tensor, not a tuple" if count == 1 else ""
-        raise AttributeError(
-            f"the initial state {name} must be a tensor {form} = {expected}, "
-            f"not {_kind(state)}{hint}"
-        )
     if state.shape != expected:
         dims = "batched 3-D" if len(expected) == 3 else "unbatched 2-D"
         raise RuntimeError(

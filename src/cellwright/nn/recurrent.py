@@ -104,6 +104,7 @@ class Recurrent(Module):
         self.bidirectional = bidirectional
         self.proj_size = proj_size
         self._directions = 2 if bidirectional else 1
+        self._state_rows = self._directions * num_layers
         self._several = len(cell.states) > 1
         self._state_sizes = (proj_size or hidden_size, *[hidden_size] * (len(cell.states) - 1))
         self._names: list[list[Names]] = []
@@ -111,6 +112,7 @@ class Recurrent(Module):
             self._names.append(self._register(layer, {"device": device, "dtype": dtype}))
         self._all_weights = [names.ordered() for layer in self._names for names in layer]
         self._flat_weights_names = [name for names in self._all_weights for name in names]
+        self._first_name = next(iter(self._flat_weights_names), "")
         self._vectors = {
             n: cell.vectors[v] for row in self._names for d in row for v, n in d.vectors
         }
@@ -180,14 +182,15 @@ class Recurrent(Module):
             return self._forward_unbatched(input, hx)
         x = input.transpose(0, 1) if self.batch_first else input
         length, batch, width = x.shape
-        weight = self._first_weight(x)
+        weight = self._parameters.get(self._first_name)
         if (
-            width != self.input_size
+            weight is None
+            or width != self.input_size
             or length == 0
             or x.dtype is not weight.dtype
-            or x.device != weight.device
+            or not (x.is_cpu and weight.is_cpu)  # cheaper than to compare devices
         ):
-            checks.reject_input(x, weight, self.input_size)
+            checks.reject_input(x, self._first_weight(x), self.input_size)
         states = None if hx is None else self._checked(hx, x, (batch,))
         output, finals = self._run(x, states, None)
         if self.batch_first:
@@ -226,21 +229,20 @@ class Recurrent(Module):
         self, hx: Any, x: Tensor, batch: tuple[int, ...], *, packed: bool = False
     ) -> Sequence[Tensor]:
         """Return the initial states as a sequence, or refuse them. ``batch``: (N,) or ()."""
-        sizes = self._state_sizes
         if not self._several:
             hx = (hx,)
-        elif type(hx) is not tuple or len(hx) != len(sizes):
+        elif type(hx) is not tuple or len(hx) != len(self._state_sizes):
             hx = checks.several_states(self.cell, hx, batched=bool(batch), packed=packed)
-        rows, dtype, device = self._directions * self.num_layers, x.dtype, x.device
-        for index, state in enumerate(hx):
-            expected = (rows, *batch, sizes[index])
+        rows, dtype, on_cpu = self._state_rows, x.dtype, x.is_cpu
+        for state, size in zip(hx, self._state_sizes):  # noqa: B905  # lengths are equal by now
+            expected = (rows, *batch, size)
             if (
                 not isinstance(state, Tensor)
                 or state.shape != expected
                 or state.dtype is not dtype
-                or state.device != device
+                or not (on_cpu and state.is_cpu)
             ):
-                checks.reject_state(state, self.cell.states[index], expected, x, len(sizes))
+                checks.reject_states(self.cell, hx, (rows, *batch), self._state_sizes, x)
         states: Sequence[Tensor] = hx
         return states
 
@@ -252,7 +254,7 @@ class Recurrent(Module):
             return autograd.run_layer(
                 self.cell, x, states, self._weights(0), batch_sizes, self.hidden_size
             )
-        parts = [state.split(self._directions) for state in states or ()]
+        parts = [state.chunk(self.num_layers) for state in states or ()]
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             if layer and self.dropout > 0 and self.training:
@@ -267,18 +269,22 @@ class Recurrent(Module):
     def _weights(self, layer: int) -> list[Weights]:
         """Look up the parameters of a layer: on each call, for any may have been replaced."""
         held: Any = self._parameters
+        found: list[Weights] = []
         try:
-            return [
-                Weights(
-                    {bundle: held[name] for bundle, name in bundles},
-                    {bundle: held[name] for bundle, name in biases},
-                    {vector: held[name] for vector, name in vectors} if vectors else {},
-                    None if projection is None else held[projection],
-                )
-                for bundles, biases, vectors, projection in self._names[layer]
-            ]
+            for bundles, biases, vectors, projection in self._names[layer]:
+                weights = Weights({}, {}, {}, None)  # filled by loops, cheaper than comprehensions
+                for bundle, name in bundles:
+                    weights.bundles[bundle] = held[name]
+                for bundle, name in biases:
+                    weights.biases[bundle] = held[name]
+                for vector, name in vectors:
+                    weights.vectors[vector] = held[name]
+                if projection is not None:
+                    weights.projection = held[projection]
+                found.append(weights)
         except KeyError:  # parametrized, or replaced by a plain attribute
             return [self._replaced(names) for names in self._names[layer]]
+        return found
 
     def _replaced(self, names: Names) -> Weights:
         return Weights(
@@ -290,9 +296,7 @@ class Recurrent(Module):
 
     def _first_weight(self, default: Tensor) -> Tensor:
         """Return a parameter, for its dtype and device; ``default`` if the cell has none."""
-        if not self._flat_weights_names:
+        if not self._first_name:
             return default
-        name = self._flat_weights_names[0]
-        found = self._parameters.get(name)
-        weight: Tensor = getattr(self, name) if found is None else found
+        weight: Tensor = getattr(self, self._first_name)
         return weight
