@@ -178,8 +178,15 @@ class Printer:
         template = self.notation.template("scale" if scaled else e.op)
         if self.notation.encloses(e.op):
             return template.format(*map(self, e.args)), 9
-        operands = [self(e.args[0], precedence + (e.op == "div"))]
-        for arg in e.args[1:]:
-            right = self(arg, precedence + (e.op in ("sub", "div")))
+        left, *others = e.args
+        operands = [self(left, self._least(e.op, left))]
+        for arg in others:
+            right = self(arg, self._least(e.op, arg) + (e.op == "sub"))
             operands.append(f"({right})" if right.startswith(("-", "−")) else right)
         return template.format(*operands), precedence
+
+    @staticmethod
+    def _least(op: str, operand: Expr) -> int:
+        """How tightly an operand binds if it needs no brackets; a / b ⊙ c would be ambiguous."""
+        precedence = ELEMENTWISE[op].precedence
+        return precedence + (op == "div" or (op == "mul" and operand.op == "div"))
