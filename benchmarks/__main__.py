@@ -25,6 +25,7 @@ from benchmarks.subprocesses import ProbeError
 from benchmarks.workload import Library
 
 PARTS = ("targets", "wide", "memory", "startup")
+_BUSY = 0.5
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -130,10 +131,13 @@ def _any_failure(outcomes: Iterable[Result | Memory | Startup]) -> bool:
 def measure(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Run and print all that was asked for; the findings for JSON and whether any failed."""
     rows, budget = choose_rows(options), QUICK if options.quick else Budget()
+    described = machine.describe()  # before our own work adds to the load
     counts = sorted({row.threads for row in rows})
     rates = {n: machine.matrix_product_rate(n, Budget()) for n in counts}
-    found: dict[str, Any] = {"machine": machine.describe(), "matrix_product_gflops": rates}
-    print(report.machine_line(found["machine"], rates), flush=True)
+    found: dict[str, Any] = {"machine": described, "matrix_product_gflops": rates}
+    if float(described["load"]) > _BUSY:
+        _log("warning: other work is running here; above all the rows at two threads will suffer")
+    print(report.machine_line(described, rates), flush=True)
     failed = False
     # First, while this process is small and nothing else of it runs.
     if "memory" in options.parts:

@@ -39,13 +39,19 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def describe() -> dict[str, str | int]:
+def load() -> float:
+    """How many processes wanted to run during the last minute: of the idle machine near 0."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else 0.0
+
+
+def describe() -> dict[str, str | int | float]:
     """What a reader needs to judge the numbers."""
     flags = set((_cpuinfo("flags", "Features") or "").split())
     return {
         "cpu": _cpuinfo("model name", "Model") or platform.processor() or platform.machine(),
         "isa": " ".join(flag for flag in _ISA_FLAGS if flag in flags) or platform.machine(),
         "cores": available_cores(),
+        "load": load(),
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "torch": torch.__version__,

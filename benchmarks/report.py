@@ -1,15 +1,17 @@
 """Markdown tables of what was measured, to be read in a terminal or pasted into the README."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from benchmarks.grid import CELLS, WORK_NAMES, Row
+from benchmarks.grid import CELLS, WORK_NAMES, Row, Variant
 from benchmarks.measure import Result, Times
-from benchmarks.memory import Memory
+from benchmarks.memory import Memory, noise
 from benchmarks.startup import CACHED_LIMIT, COMPILE_LIMIT, IMPORT_LIMIT, Startup
 
 FAILED = "FAILED"
 _NONE = "–"
+_NUMBER = re.compile(r"-?[\d,.]+(×|%|$| \()")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -34,7 +36,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell in (_NONE, FAILED, "") or cell[0].isdigit() or cell[0] in "<-"
+    return cell in (_NONE, FAILED, "") or _NUMBER.match(cell) is not None
 
 
 def micros(seconds: float) -> str:
@@ -113,15 +115,16 @@ def overview(results: Iterable[Result]) -> str:
     for result in results:
         key = replace(result.row, cell="LSTM", target=0.0)
         lines.setdefault(key, {})[result.row.cell] = result
-    header = ("I, H, B, T", "variant", "what", "threads", *CELLS)
-    return table(
-        header,
-        (
-            (str(key.shape), key.variant.name, WORK_NAMES[key.work], str(key.threads),
-             *(_ratio_cell(line.get(cell)) for cell in CELLS))
-            for key, line in lines.items()
-        ),
-    )  # fmt: skip
+    header = ["I, H, B, T", "variant", "what", "threads", *CELLS]
+    body = [
+        [str(key.shape), key.variant.name, WORK_NAMES[key.work], str(key.threads),
+         *(_ratio_cell(line.get(cell)) for cell in CELLS)]
+        for key, line in lines.items()
+    ]  # fmt: skip
+    if all(key.variant == Variant() for key in lines):
+        for cells in (header, *body):
+            del cells[1]
+    return table(header, body)
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -147,7 +150,7 @@ def memory_table(memories: Iterable[Memory]) -> str:
             (str(m.shape), m.cell, FAILED, FAILED, FAILED, str(m.failure))
             if m.ours is None or m.torch is None or m.ratio is None
             else (str(m.shape), m.cell, f"{m.torch:.1f}", f"{m.ours:.1f}", f"{m.ratio:.2f}",
-                  _verdict(m.ratio <= 1.0))
+                  _verdict(m.ours - m.torch <= noise(m.torch)))
             for m in memories
         ),
     )  # fmt: skip
@@ -189,13 +192,14 @@ def import_line(seconds: float) -> str:
     return f"`import cellwright` adds {seconds * 1e3:.0f} ms to `import torch` ({bound})."
 
 
-def machine_line(machine: Mapping[str, str | int], rates: Mapping[int, float]) -> str:
+def machine_line(machine: Mapping[str, str | int | float], rates: Mapping[int, float]) -> str:
     """The machine, its versions, and its matrix-product rate, in one paragraph."""
     products = ", ".join(
         f"{rate:.0f} GFLOP/s on {n} thread{'s' if n > 1 else ''}" for n, rate in rates.items()
     )
     return (
-        f"{machine['cpu']} ({machine['isa']}), {machine['cores']} cores, {machine['os']}, "
+        f"{machine['cpu']} ({machine['isa']}), {machine['cores']} cores "
+        f"(load {machine['load']} at the start), {machine['os']}, "
         f"Python {machine['python']}, torch {machine['torch']}, llvmlite {machine['llvmlite']}; "
-        f"matrix product 1024³ in float32: {products}."
+        f"matrix product 1024³ in float32: {products or 'not measured'}."
     )

@@ -50,6 +50,7 @@ def _reshaped(workload: Workload, library: Library, shape: Shape) -> Workload:
 
 def _probe_call(library_name: str, cell: Cell, work: Work, cache: Path) -> dict[str, float]:
     """First call, then the same again, then new shapes and how much their first call costs more."""
+    torch.set_num_threads(1)
     library: Any = importlib.import_module(library_name)
     row = Row("targets", cell, work, _SHAPE, 1, 1.0)
     # torch sets up its own machinery in a first backward pass: that is not ours to count.

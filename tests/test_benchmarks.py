@@ -152,7 +152,7 @@ def test_overview_puts_the_cells_of_a_row_side_by_side():
         for cell, ratio in (("LSTM", 2.0), ("GRU", 0.5))
     ]
     last = report.overview(results).splitlines()[-1]
-    assert last.split("|")[5:8] == [" 2.00× ", " 0.50× (target 1) ", "   – "]
+    assert last.split("|")[4:7] == [" 2.00× ", " 0.50× (target 1) ", "   – "]
     assert "1 of 2 rows" in report.summary(results)
 
 
