@@ -1,7 +1,199 @@
-"""Run a layer: the seam between the modules and the kernels."""
+"""The torch operation: a layer, forward and backward, on a kernel or on the interpreter."""
 
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cellwright.cpu.backward import backward_layer
+from cellwright.cpu.forward import forward_layer
+from cellwright.cpu.plan import Kept, Plan
+from cellwright.cpu.target import DTYPES, host
+from cellwright.cpu.walks import Layout
+from cellwright.errors import CompileError, InterpreterWarning
 from cellwright.graph.interpret import Weights, interpret_layer
+from cellwright.graph.trace import Cell
 
-__all__ = ["Weights", "run_layer"]
+__all__ = ["Weights", "obstacle", "run_layer"]
 
-run_layer = interpret_layer
+_NAMES = {getattr(torch, name): name for name in DTYPES}
+
+
+def run_layer(
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+    batch_sizes: list[int] | None,
+    hidden_size: int,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a layer over a sequence, in D directions, compiled where that is possible.
+
+    Takes and returns what :func:`cellwright.graph.interpret.interpret_layer` does; where no kernel
+    can do the work, that does it, with one warning that names the cause.
+    """
+    cause = obstacle(x, weights)
+    if cause is None:
+        try:
+            return _compiled(cell, x, states, weights, batch_sizes, hidden_size)
+        except CompileError as error:
+            cause = str(error)
+    if not torch.compiler.is_compiling():
+        warnings.warn(f"{cell.name} runs on the interpreter: {cause}", InterpreterWarning, stacklevel=2)
+    return interpret_layer(cell, x, states, weights, batch_sizes, hidden_size)
+
+
+def obstacle(x: Tensor, weights: Sequence[Weights]) -> str | None:
+    """Return why no kernel can take this call, or None."""
+    if weights[0].projection is not None:
+        return "kernels for projected states (proj_size) do not exist yet"
+    if x.dtype not in _NAMES:
+        return f"kernels take float32 and float64, not {x.dtype}".replace("torch.", "")
+    if x.device.type != "cpu":
+        return f"kernels run on the CPU, and the input is on {x.device}"
+    if torch.compiler.is_compiling():
+        return "torch.compile traces the layer as torch operations"
+    if torch._C._functorch.maybe_current_level() is not None:
+        return "torch.func transforms the layer"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode derivatives are asked for"
+    return None
+
+
+def _compiled(
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+    batch_sizes: list[int] | None,
+    hidden_size: int,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    plan = Plan(cell, x.shape[-1], hidden_size, _NAMES[x.dtype], bool(weights[0].biases))
+    if batch_sizes is None:
+        layout = Layout(x.shape[0], x.shape[1], None)
+    else:
+        layout = Layout(len(batch_sizes), batch_sizes[0], batch_sizes)
+    if torch.is_grad_enabled():
+        tensors = [x, *(states or ()), *_flatten(weights)]
+        if any(t.requires_grad for t in tensors):
+            out, *finals = _Layer.apply(plan, layout, batch_sizes, states is not None, *tensors)
+            return out, tuple(finals)
+    x, states, weights = _ready(x, states, weights)
+    out, ends, _ = forward_layer(plan, layout, x, states, weights, keep=False)
+    return out, ends
+
+
+def _flatten(weights: Sequence[Weights]) -> list[Tensor]:
+    return [t for w in weights for part in (w.bundles,w.biases,w.vectors) for t in part.values()]
+
+
+def _rebuild(plan: Plan, tensors: Sequence[Tensor | None]) -> list[Weights]:
+    """Undo ``_flatten``."""
+    names = [list(plan.cell.bundles), list(plan.cell.bundles) if plan.bias else []]
+    names.append(list(plan.cell.vectors))
+    each = sum(map(len, names))
+    rest = iter(tensors)
+    return [
+        Weights(*({name: next(rest) for name in part} for part in names), None)  # type: ignore[arg-type]
+        for _ in range(len(tensors) // each)
+    ]
+
+
+def _ready(
+    x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
+) -> tuple[Tensor, Sequence[Tensor] | None, Sequence[Weights]]:
+    """Make rows contiguous where they are not: kernels read rows as they lie."""
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    if states is not None and any(s.stride(-1) != 1 for s in states):
+        states = [s.contiguous() for s in states]
+    if any(t.stride(-1) != 1 for t in _flatten(weights)):
+        weights = [
+            Weights(*({n: t.contiguous() for n, t in part.items()} for part in (w.bundles,w.biases,w.vectors)), None)  # type: ignore[arg-type]
+            for w in weights
+        ]
+    return x, states, weights
+
+
+class _Layer(torch.autograd.Function):
+    """A layer whose backward pass is the derived walk."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        plan: Plan,
+        layout: Layout,
+        batch_sizes: list[int] | None,
+        stateful: bool,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.plan, ctx.layout, ctx.batch_sizes, ctx.stateful = plan, layout, batch_sizes, stateful
+        x, states, weights = _ready(*_split(plan, stateful, tensors))
+        out, finals, kept = forward_layer(plan, layout, x, states, weights, keep=True)
+        inner = [t for k in kept for t in (k.accumulators, *k.states[1:], *k.expressions)]
+        ctx.save_for_backward(*tensors, out, *inner)
+        ctx.set_materialize_grads(False)
+        return out, *finals
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        plan: Plan = ctx.plan
+        count = len(ctx.needs_input_grad) - 4
+        tensors = ctx.saved_tensors[:count]
+        if torch.is_grad_enabled():
+            return None, None, None, None, *_differentiable(ctx, tensors, gradients)
+        out, *inner = ctx.saved_tensors[count:]
+        x, states, weights = _ready(*_split(plan, ctx.stateful, tensors))
+        kept = _kept(plan, len(weights), inner)
+        dy, *dfinals = gradients
+        found = backward_layer(
+            plan, ctx.layout, x, states, weights, out, kept, dy, dfinals, ctx.needs_input_grad[4]
+        )
+        dstates = found.states if ctx.stateful else []
+        return None, None, None, None, found.x, *dstates, *_flatten(found.weights)
+
+
+def _split(
+    plan: Plan, stateful: bool, tensors: Sequence[Tensor]
+) -> tuple[Tensor, Sequence[Tensor] | None, list[Weights]]:
+    count = len(plan.cell.states) if stateful else 0
+    states = tensors[1 : 1 + count] if stateful else None
+    return tensors[0], states, _rebuild(plan, tensors[1 + count :])
+
+
+def _kept(plan: Plan, directions: int, inner: Sequence[Tensor]) -> list[Kept]:
+    each = len(inner) // directions
+    states = len(plan.cell.states) - 1
+    found = []
+    for d in range(directions):
+        a, *rest = inner[d * each : (d + 1) * each]
+        # the output stands for the first state
+        found.append(Kept(a, [a, *rest[:states]], list(rest[states:])))
+    return found
+
+
+def _differentiable(
+    ctx: Any, tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Return gradients that can be differentiated again: those of the interpreter."""
+    plan: Plan = ctx.plan
+    x, states, weights = _split(plan, ctx.stateful, tensors)
+    out, finals = interpret_layer(plan.cell, x, states, weights, ctx.batch_sizes, plan.units)
+    pairs = [(o, g) for o, g in zip((out, *finals), gradients, strict=True) if g is not None]
+    wanted = [t for t, needs in zip(tensors, ctx.needs_input_grad[4:], strict=True) if needs]
+    outputs, cotangents = zip(*pairs, strict=True)
+    found = iter(
+        torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True)
+    )
+    return [next(found) if needs else None for needs in ctx.needs_input_grad[4:]]
+
+
+def machine_code() -> str | None:
+    """Return why this machine runs no kernels, or None."""
+    try:
+        host()
+    except CompileError as error:
+        return str(error)
+    return None

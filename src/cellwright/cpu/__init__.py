@@ -1,0 +1,1 @@
+"""The CPU back end: programs to machine code through LLVM."""

@@ -1,0 +1,249 @@
+"""The backward pass of a layer: a walk for each direction, then large matrix products.
+
+The walk leaves the gradient of every accumulator at every step. What needs no order in time
+follows from it in a few products over all steps at once: the gradients of weights and input.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cellwright.cpu.plan import Kept, Plan, empty_like, field, flat, threads_for, zero_row
+from cellwright.cpu.walks import Field, Layout, Walk, backward_walk
+from cellwright.graph.expr import Expr, leaf
+from cellwright.graph.interpret import Weights
+from cellwright.graph.trace import INPUT
+
+__all__ = ["Gradients", "backward_layer"]
+
+
+@dataclass
+class Gradients:
+    """Gradients of one layer; None where not wanted."""
+
+    x: Tensor | None
+    states: list[Tensor]
+    weights: list[Weights]
+
+
+def backward_layer(
+    plan: Plan,
+    layout: Layout,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+    out: Tensor,
+    kept: Sequence[Kept],
+    dy: Tensor | None,
+    dfinals: Sequence[Tensor | None],
+    want_x: bool,
+) -> Gradients:
+    """Return the gradients of everything that went into ``forward_layer``.
+
+    Args:
+        plan: the layer.
+        layout: how the rows of ``x`` lie.
+        x: the input. states: the initial states, or None. weights: of each direction.
+        out: the output of the forward pass. kept: what it kept of each direction.
+        dy: cotangent of the output, or None for 0.
+        dfinals: cotangent of each final state (D, N, H), or None for 0.
+        want_x: whether the input's gradient is wanted.
+    """
+    D, H, N = len(weights), plan.units, layout.batch
+    dstates = [x.new_zeros(D, N, H) if g is None else _copy(g) for g in dfinals]
+    dx = empty_like(x, x.shape[-1], layout.counts is not None) if want_x else None
+    if dy is not None and dy.stride(-1) != 1:
+        dy = dy.contiguous()
+    found: list[Weights] = []
+    for d, held in enumerate(weights):
+        one = _Direction(plan, layout, x, held, d == 1, kept[d])
+        if states is not None:
+            one.initial = [s[d] for s in states]
+        cotangent = None if dy is None else dy.narrow(-1, d * H, H)
+        one.walk(out.narrow(-1, d * H, H), cotangent, [g[d] for g in dstates])
+        if dx is not None:
+            one.add_input_gradient(dx, first=d == 0)
+        one.add_state_gradients([g[d] for g in dstates])
+        found.append(one.weight_gradients())
+    return Gradients(dx, dstates, found)
+
+
+def _copy(t: Tensor) -> Tensor:
+    return t.clone(memory_format=torch.contiguous_format)
+
+
+class _Direction:
+    """One direction's backward pass."""
+
+    initial: list[Tensor] | None = None
+
+    def __init__(
+        self, plan: Plan, layout: Layout, x: Tensor, held: Weights, reverse: bool, kept: Kept
+    ) -> None:
+        self.plan, self.layout, self.x, self.held = plan, layout, x, held
+        self.reverse, self.kept = reverse, kept
+        self.packed = layout.counts is not None
+        self.step, self.units = plan.step, plan.units
+        self.width = len(self.step.accumulators) * plan.units
+        self.da = empty_like(x, self.width, self.packed)
+        self.dx: Tensor | None = None
+
+    def walk(self, out: Tensor, dy: Tensor | None, dstates: list[Tensor]) -> None:
+        """Go through the steps against the forward direction."""
+        threads = threads_for(self.plan, self.layout)
+        walk = backward_walk(self.plan.cell, self.units, self.plan.dtype)
+        self.streams = [out, *self.kept.states[1:]]
+        self.db = self.x.new_zeros(threads, self.width)
+        self.dvectors = {v: self.x.new_zeros(threads, self.units) for v in self.plan.cell.vectors}
+        if self.plan.cell.reads_input:
+            self.dx = empty_like(self.x, self.units, self.packed)
+        fields, scratch = self._fields(walk, dy, dstates)
+        walk(self.layout, not self.reverse, threads, fields, self.held.bundles)
+        del scratch
+
+    def _fields(
+        self, walk: Walk, dy: Tensor | None, dstates: list[Tensor]
+    ) -> tuple[dict[str, Field], list[Tensor]]:
+        H, zero, packed = self.units, (zero_row(self.plan), 0, 0), self.packed
+        fields: dict[str, Field] = {"da": field(self.da, packed), "da.start": zero}
+        fields["a"] = field(self.kept.accumulators, packed)
+        fields["dy"] = zero if dy is None else field(dy, packed)
+        fields["db"] = (self.db.data_ptr(), 0, self.width)
+        fields["x"] = field(self.x, packed)
+        fields["dx"] = zero if self.dx is None else field(self.dx, packed)
+        for name, vector in self.held.vectors.items():
+            fields[f"vector.{name}"] = (vector.data_ptr(), 0, 0)
+            fields[f"dvector.{name}"] = (self.dvectors[name].data_ptr(), 0, H)
+        for k, state in enumerate(self.plan.cell.states):
+            start = None if self.initial is None else self.initial[k]
+            fields[state] = field(self.streams[k], packed)
+            fields[f"{state}.start"] = zero if start is None else (start.data_ptr(), 0, start.stride(0))
+            fields[f"d{state}"] = (dstates[k].data_ptr(), 0, H)
+        missing = [name for name in walk.names if name not in fields]
+        scratch = self.x.new_empty(len(missing), self.layout.batch, H) if missing else self.x
+        for name, rows in zip(missing, scratch, strict=False):
+            fields[name] = (rows.data_ptr(), 0, H)
+        return fields, [scratch]
+
+    def _fed(self, source: Expr) -> Iterable[tuple[str, slice, slice]]:
+        """Yield (bundle, columns of da, rows of the weights) of what ``source`` is multiplied with."""
+        H = self.units
+        for bundle, gates in self.plan.cell.bundles.items():
+            slots = self.step.slots(bundle)
+            runs: list[tuple[int, int, int]] = []
+            for row, (slot, gate) in enumerate(zip(slots, gates, strict=True)):
+                terms = self.step.accumulators[slot].terms
+                if all(t.source is not source or (t.bundle, t.gate) != (bundle, gate) for t in terms):
+                    continue
+                if runs and (slot, row) == (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]):
+                    runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
+                else:
+                    runs.append((slot, row, 1))
+            for slot, row, count in runs:
+                yield bundle, slice(slot * H, (slot + count) * H), slice(row * H, (row + count) * H)
+
+    def add_input_gradient(self, dx: Tensor, first: bool) -> None:
+        """Write to ``dx``, or add to it: the gates' gradients times the input's weights."""
+        da, target = flat(self.da), flat(dx)
+        for _, columns, rows in self._fed(leaf("input")):
+            product = (da[:, columns], self.held.bundles[INPUT][rows])
+            if first:
+                torch.mm(*product, out=target)
+            else:
+                target.addmm_(*product)
+            first = False
+        if self.dx is not None:
+            (target.copy_ if first else target.add_)(flat(self.dx))
+        elif first:
+            target.zero_()
+
+    def edge(self) -> Tensor:
+        """Return the rows of ``da`` at the first step of each sequence, (N, width)."""
+        layout = self.layout
+        if layout.counts is None or layout.starts is None:
+            return self.da[-1 if self.reverse else 0]
+        if not self.reverse:
+            return self.da[: layout.batch]
+        index = [0] * layout.batch
+        for start, count in zip(layout.starts, layout.counts, strict=True):
+            index[:count] = range(start, start + count)
+        return self.da[torch.tensor(index)]
+
+    def add_state_gradients(self, dstates: list[Tensor]) -> None:
+        """Add what reaches the initial states through their products with weights."""
+        if self.initial is None:
+            return
+        edge = self.edge()
+        for state, gradient in zip(self.plan.cell.states, dstates, strict=True):
+            for bundle, columns, rows in self._fed(leaf("state", state)):
+                gradient.addmm_(edge[:, columns], self.held.bundles[bundle][rows])
+
+    def weight_gradients(self) -> Weights:
+        """Return the gradients of weights, biases and per-unit vectors."""
+        bundles = {b: torch.empty_like(w) for b, w in self.held.bundles.items()}
+        da = flat(self.da)
+        for _, columns, rows in self._fed(leaf("input")):
+            torch.mm(da[:, columns].t(), flat(self.x), out=bundles[INPUT][rows])
+        for e, value in zip(self.step.expressions, self.kept.expressions, strict=True):
+            for bundle, columns, rows in self._fed(e):
+                torch.mm(da[:, columns].t(), flat(value), out=bundles[bundle][rows])
+        self._state_products(bundles)
+        total = self.db.sum(0) if self.db.shape[0] > 1 else self.db[0]
+        gates = total.view(-1, self.units)
+        # each bias gets memory of its own: two gradients must not change together
+        biases = {b: gates[list(self.step.slots(b))].flatten() for b in self.held.biases}
+        vectors = {v: g.sum(0) for v, g in self.dvectors.items()}
+        return Weights(bundles, biases, vectors, None)
+
+    def _state_products(self, bundles: dict[str, Tensor]) -> None:
+        """Multiply the gates' gradients by the states of the step before, in all sequences."""
+        edge = self.edge()
+        work = []
+        for k, state in enumerate(self.plan.cell.states):
+            for bundle, columns, rows in self._fed(leaf("state", state)):
+                target = bundles[bundle][rows]
+                if self.initial is None:
+                    target.zero_()
+                else:
+                    torch.mm(edge[:, columns].t(), self.initial[k], out=target)
+                work.append((k, columns, target))
+        if self.layout.rows == self.layout.batch:
+            return  # one step: it has nothing before it but the initial states
+        pairs: dict[int, tuple[Tensor, Tensor]] = {}
+        for k, columns, target in work:
+            if k not in pairs:
+                pairs[k] = self._shifted(self.streams[k])
+            da, before = pairs[k]
+            target.addmm_(da[:, columns].t(), before)
+
+    def _shifted(self, stream: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows of ``da`` and, beside them, the states of the step before.
+
+        Rows at the start of a sequence are left out, or are 0 by the time this returns.
+        """
+        da, states = flat(self.da), flat(stream)
+        if self.packed:
+            later, earlier = self._neighbours()
+            return da[later], states[earlier]
+        shift = self.layout.batch
+        if self.da.stride(0) < self.da.stride(1) and self.layout.steps > 1:
+            # batch first: the row above is the step before, but for each sequence's first step
+            self.edge().zero_()
+            shift = 1
+        if self.reverse:
+            return da[:-shift], states[shift:]
+        return da[shift:], states[:-shift]
+
+    def _neighbours(self) -> tuple[Tensor, Tensor]:
+        """Return the packed positions of all steps but the first, and of the steps before them."""
+        counts, starts = self.layout.counts, self.layout.starts
+        assert counts is not None and starts is not None
+        later, earlier = [], []
+        for t in range(1, len(counts)):
+            rows = torch.arange(counts[t])
+            later.append(rows + starts[t])
+            earlier.append(rows + starts[t - 1])
+        ahead, behind = torch.cat(later), torch.cat(earlier)
+        return (behind, ahead) if self.reverse else (ahead, behind)

@@ -1,0 +1,237 @@
+"""A small vector language over llvmlite's builder: loads, fused multiply-add, loops, lanes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llvmlite.ir as ir
+
+from cellwright.cpu.target import Target
+
+__all__ = ["I32", "I64", "POINTER", "Simd", "Value", "call_pointer", "reserve"]
+
+Value = Any  # llvmlite is untyped
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+POINTER = ir.PointerType()
+
+
+class _Callee:
+    """A loaded address with the function type that llvmlite asks of what it calls."""
+
+    def __init__(self, pointer: Value, kind: Any) -> None:
+        self.type, self.function_type = pointer.type, kind
+        self.get_reference = pointer.get_reference
+
+
+def call_pointer(builder: ir.IRBuilder, pointer: Value, kind: Any, args: Sequence[Value]) -> Value:
+    """Call the function of type ``kind`` at a loaded address."""
+    return builder.call(_Callee(pointer, kind), args)
+
+
+def reserve(builder: ir.IRBuilder, kind: Any, count: int) -> Value:
+    """Return the address of ``count`` elements of stack, aligned to a cache line."""
+    memory = builder.alloca(ir.ArrayType(kind, count))
+    memory.align = 64
+    memory.type = POINTER  # llvmlite still gives allocations a typed pointer
+    return memory
+
+
+class Simd:
+    """Emits one function over elements of ``dtype`` in vectors of ``target``'s width.
+
+    Sizes and offsets are i64 and count elements, not bytes. No fast-math flag is ever set, so nan
+    and infinity come through as IEEE 754 has them.
+    """
+
+    def __init__(self, module: ir.Module, name: str, arguments: Sequence[Any], target: Target, dtype: str):
+        self.module, self.target, self.dtype = module, target, dtype
+        self.scalar = ir.FloatType() if dtype == "float32" else ir.DoubleType()
+        self.bits = ir.IntType(32 if dtype == "float32" else 64)
+        self.lanes = target.lanes(dtype)
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.integers = ir.VectorType(self.bits, self.lanes)
+        self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
+        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+
+    # integers and control flow
+
+    def int(self, value: Value) -> Value:
+        """Return ``value`` as an i64."""
+        return ir.Constant(I64, value) if isinstance(value, int) else value
+
+    def add(self, a: Value, b: Value) -> Value:
+        """Return a + b."""
+        if isinstance(b, int) and b == 0:
+            return self.int(a)
+        return self.builder.add(self.int(a), self.int(b))
+
+    def sub(self, a: Value, b: Value) -> Value:
+        """Return a - b."""
+        return self.builder.sub(self.int(a), self.int(b))
+
+    def mul(self, a: Value, b: Value) -> Value:
+        """Return a · b."""
+        return self.builder.mul(self.int(a), self.int(b))
+
+    def min(self, a: Value, b: Value) -> Value:
+        """Return the smaller of two integers."""
+        a, b = self.int(a), self.int(b)
+        return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
+
+    def less(self, a: Value, b: Value) -> Value:
+        """Return a < b as an i1."""
+        return self.builder.icmp_signed("<", self.int(a), self.int(b))
+
+    def is_null(self, pointer: Value) -> Value:
+        """Return whether a pointer is null."""
+        return self.builder.icmp_unsigned("==", pointer, ir.Constant(POINTER, None))
+
+    def loop(
+        self,
+        start: Value,
+        stop: Value,
+        step: Value,
+        body: Callable[[Value, list[Value]], Sequence[Value] | None],
+        carry: Sequence[Value] = (),
+    ) -> list[Value]:
+        """Emit ``for i in range(start, stop, step)``; ``body(i, carried)`` returns the next ones."""
+        b = self.builder
+        head, inner, done = (b.append_basic_block(n) for n in ("head", "body", "done"))
+        before = b.block
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I64)
+        i.add_incoming(self.int(start), before)
+        carried = [b.phi(v.type) for v in carry]
+        for phi, value in zip(carried, carry, strict=True):
+            phi.add_incoming(value, before)
+        b.cbranch(self.less(i, stop), inner, done)
+        b.position_at_end(inner)
+        following = body(i, carried) or ()
+        i.add_incoming(self.add(i, step), b.block)
+        for phi, value in zip(carried, following, strict=True):
+            phi.add_incoming(value, b.block)
+        b.branch(head)
+        b.position_at_end(done)
+        return carried
+
+    def when(self, condition: Value, body: Callable[[], None]) -> None:
+        """Emit ``if condition: body()``."""
+        with self.builder.if_then(condition):
+            body()
+
+    # memory
+
+    def at(self, pointer: Value, offset: Value) -> Value:
+        """Return ``pointer`` moved by ``offset`` elements."""
+        if isinstance(offset, int) and offset == 0:
+            return pointer
+        return self.builder.gep(pointer, [self.int(offset)], source_etype=self.scalar)
+
+    def field(self, pointer: Value, index: Value, kind: Any = I64) -> Value:
+        """Load the ``index``-th 8-byte field of a struct of them."""
+        place = self.builder.gep(pointer, [self.int(index)], source_etype=I64)
+        return self.builder.load(place, typ=kind)
+
+    def reserve(self, kind: Any, count: int) -> Value:
+        """Return ``count`` elements of stack, aligned to a cache line."""
+        return reserve(self.builder, kind, count)
+
+    def load(self, pointer: Value, offset: Value = 0, mask: Value = None) -> Value:
+        """Load a vector; lanes outside ``mask`` are 0 and their memory is not touched."""
+        place = self.at(pointer, offset)
+        if mask is not None:
+            name = f"llvm.masked.load.{self._suffix}.p0"
+            kinds = [POINTER, I32, mask.type, self.vector]
+            args = [place, ir.Constant(I32, self.scalar_bytes), mask, self.constant(0.0)]
+            return self.call(name, self.vector, kinds, args)
+        value = self.builder.load(place, typ=self.vector)
+        value.align = self.scalar_bytes
+        return value
+
+    def store(self, value: Value, pointer: Value, offset: Value = 0, mask: Value = None) -> None:
+        """Store a vector; memory of the lanes outside ``mask`` is not touched."""
+        place = self.at(pointer, offset)
+        if mask is not None:
+            name = f"llvm.masked.store.{self._suffix}.p0"
+            kinds = [self.vector, POINTER, I32, mask.type]
+            align = ir.Constant(I32, self.scalar_bytes)
+            self.call(name, ir.VoidType(), kinds, [value, place, align, mask])
+        else:
+            self.builder.store(value, place).align = self.scalar_bytes
+
+    def splat(self, pointer: Value, offset: Value) -> Value:
+        """Load one element into every lane."""
+        one = self.builder.load(self.at(pointer, offset), typ=self.scalar)
+        one.align = self.scalar_bytes
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, one, ir.Constant(I32, 0))
+        zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, undefined, zeros)
+
+    def mask(self, valid: int) -> Value:
+        """Return the constant mask of the first ``valid`` lanes; None for a full vector."""
+        if valid >= self.lanes:
+            return None
+        kind = ir.VectorType(ir.IntType(1), self.lanes)
+        return ir.Constant(kind, [int(lane < valid) for lane in range(self.lanes)])
+
+    def dynamic_mask(self, valid: Value) -> Value:
+        """Return the mask of the first ``valid`` lanes, known as the kernel runs."""
+        kind = ir.VectorType(I64, self.lanes)
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(undefined, self.int(valid), ir.Constant(I32, 0))
+        zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        limit = self.builder.shuffle_vector(first, undefined, zeros)
+        return self.builder.icmp_signed("<", ir.Constant(kind, list(range(self.lanes))), limit)
+
+    # arithmetic on vectors
+
+    @property
+    def scalar_bytes(self) -> int:
+        """Size of an element in bytes."""
+        return 4 if self.dtype == "float32" else 8
+
+    @property
+    def _suffix(self) -> str:
+        return f"v{self.lanes}f{8 * self.scalar_bytes}"
+
+    def constant(self, value: float) -> Value:
+        """Return a vector of one number."""
+        return ir.Constant(self.vector, [ir.Constant(self.scalar, float(value))] * self.lanes)
+
+    def integer(self, value: int) -> Value:
+        """Return a vector of one integer as wide as an element."""
+        return ir.Constant(self.integers, [value] * self.lanes)
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """Return a · b + c, rounded once where the machine can."""
+        return self.call(f"llvm.fmuladd.{self._suffix}", self.vector, [self.vector] * 3, [a, b, c])
+
+    def unary(self, name: str, a: Value) -> Value:
+        """Call an LLVM intrinsic of one vector: sqrt, fabs, log, …."""
+        return self.call(f"llvm.{name}.{self._suffix}", self.vector, [self.vector], [a])
+
+    def copysign(self, a: Value, sign: Value) -> Value:
+        """Return |a| with the sign of ``sign``."""
+        name = f"llvm.copysign.{self._suffix}"
+        return self.call(name, self.vector, [self.vector] * 2, [a, sign])
+
+    def choose(self, comparison: str, a: Value, b: Value, yes: Value, no: Value) -> Value:
+        """Return ``yes`` where a ``comparison`` b holds, else (also for nan) ``no``."""
+        return self.builder.select(self.builder.fcmp_ordered(comparison, a, b), yes, no)
+
+    def call(self, name: str, result: Any, kinds: Sequence[Any], args: Sequence[Value]) -> Value:
+        """Call a function by name, declaring it once in the module."""
+        found = self.module.globals.get(name)
+        if found is None:
+            found = ir.Function(self.module, ir.FunctionType(result, kinds), name)
+        return self.builder.call(found, args)
+
+    def call_pointer(self, pointer: Value, kinds: Sequence[Any], args: Sequence[Value]) -> None:
+        """Call the void function at a loaded address."""
+        call_pointer(self.builder, pointer, ir.FunctionType(ir.VoidType(), kinds), args)
+
+    def finish(self) -> None:
+        """End the function."""
+        self.builder.ret_void()

@@ -1,0 +1,377 @@
+"""From a step and its adjoint to programs: which products, reads and writes make up one time step.
+
+A program walks over time. Each step has one or more stages; a stage is a set of matrix products,
+whose sums come to lie in tiles, and then equations that read the tiles and memory, and write.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from cellwright.graph.accumulate import Step, accumulate
+from cellwright.graph.derive import Adjoint, adjoint
+from cellwright.graph.expr import Expr, const, leaf, substitute, topological
+from cellwright.graph.simplify import simplify
+from cellwright.graph.trace import INPUT, Cell
+
+__all__ = ["Buffer", "Product", "Program", "Read", "Stage", "Write", "backward", "forward"]
+
+When = Literal["now", "before", "after"]
+"""Which step a read looks at, in the order in which the program walks."""
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory that a program reads or writes.
+
+    Attributes:
+        space: ``step`` has a row for each step and batch row; ``row`` one for each batch row;
+            ``unit`` one row for all; ``sum`` one for each thread, added to.
+        start: for a ``step`` buffer read at another step, the ``row`` buffer that stands in where
+            that step lies outside of the row's sequence.
+        raw: for a weight matrix read as it lies, unpacked.
+    """
+
+    name: str
+    space: Literal["step", "row", "unit", "sum"]
+    start: str | None = None
+
+
+@dataclass(frozen=True)
+class Read:
+    """A vector of units of ``buffer``, from column ``column`` on."""
+
+    buffer: str
+    column: int = 0
+    when: When = "now"
+
+
+@dataclass(frozen=True)
+class Write:
+    """A vector of units that goes to ``buffer`` at the present step, or is added to a ``sum``."""
+
+    buffer: str
+    column: int
+    value: Expr
+
+
+@dataclass(frozen=True)
+class Product:
+    """Weights times a vector, added to the tiles ``tile`` … ``tile + count - 1``.
+
+    Attributes:
+        source: the vector, ``depth`` long.
+        matrix: the bundle of the weights; rows start at ``row``.
+        transposed: tile j's unit u sums over W[row + k, u] instead of W[row + j·H + u, k].
+    """
+
+    source: Read
+    depth: int
+    tile: int
+    count: int
+    matrix: str
+    row: int
+    transposed: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Products into ``tiles`` tiles, then equations over ``tile`` and ``read`` leaves."""
+
+    tiles: int
+    products: tuple[Product, ...]
+    writes: tuple[Write, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One time step of a walk.
+
+    Attributes:
+        finals: pairs (step buffer, row buffer): where a row's sequence ends, its last value is
+            copied.
+    """
+
+    name: str
+    units: int
+    stages: tuple[Stage, ...]
+    buffers: tuple[Buffer, ...]
+    finals: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class ForwardOptions:
+    """What a forward program is for.
+
+    Attributes:
+        keep: store every accumulator and state, for a backward walk.
+        project_input: multiply the input by its weights within the step; otherwise the products
+            with the input already lie in the buffer ``a``.
+        bias: whether there are biases.
+    """
+
+    keep: bool
+    project_input: bool
+    bias: bool
+
+
+def _state_buffers(cell: Cell, step: Step, keep: bool) -> list[Buffer]:
+    """A state is stored at every step if it is the output, kept, or read across units."""
+    projected = {t.source.value for a in step.accumulators for t in a.terms if t.source.op == "state"}
+    buffers: list[Buffer] = []
+    for k, state in enumerate(cell.states):
+        if k == 0 or keep or state in projected:
+            buffers.append(Buffer(state, "step", f"{state}.start"))
+            buffers.append(Buffer(f"{state}.start", "row"))
+            buffers.append(Buffer(f"{state}.final", "row"))
+        else:
+            buffers.append(Buffer(f"{state}.final", "row"))
+    return buffers
+
+
+@lru_cache(maxsize=512)
+def forward(cell: Cell, inputs: int, units: int, options: ForwardOptions) -> Program:
+    """Schedule the forward walk of a layer with ``inputs`` → ``units``."""
+    step = accumulate(cell)
+    buffers = _state_buffers(cell, step, options.keep)
+    stored = {b.name for b in buffers if b.space == "step"}
+    builder = _Forward(step, inputs, units, options, stored)
+    stages = tuple(builder.stage(s) for s in range(step.stages))
+    buffers += [Buffer("x", "step"), Buffer("a", "step")]
+    buffers += [Buffer(f"e{j}", "step") for j in range(len(step.expressions))]
+    if options.bias:
+        buffers += [Buffer(f"bias.{b}", "unit") for b in cell.bundles]
+    buffers += [Buffer(f"vector.{v}", "unit") for v in cell.vectors]
+    finals = tuple((s, f"{s}.final") for s in cell.states if s in stored)
+    return Program(f"{cell.name}_forward", units, stages, tuple(buffers), finals)
+
+
+class _Forward:
+    def __init__(
+        self, step: Step, inputs: int, units: int, options: ForwardOptions, stored: set[str]
+    ) -> None:
+        self.step, self.inputs, self.units = step, inputs, units
+        self.options, self.stored = options, stored
+
+    def stage(self, number: int) -> Stage:
+        here = [k for k, a in enumerate(self.step.accumulators) if a.stage == number]
+        tiles = {k: t for t, k in enumerate(here)}
+        products = self._products(here, tiles)
+        last = number == self.step.stages - 1
+        values: list[tuple[str, int, Expr]] = []
+        if self.options.keep or not last:
+            values += [("a", k * self.units, leaf("accumulator", k)) for k in here]
+        for j, e in enumerate(self.step.expressions):
+            if self._stage_of(e) == number:
+                values.append((f"e{j}", 0, e))
+        if last:
+            for state, update in zip(self.step.cell.states, self.step.updates, strict=True):
+                values.append((state if state in self.stored else f"{state}.final", 0, update))
+        replaced = substitute((v for _, _, v in values), lambda e: self._leaf(e, tiles))
+        writes = [Write(b, c, e) for (b, c, _), e in zip(values, simplify(replaced), strict=True)]
+        return Stage(len(here), tuple(products), tuple(writes))
+
+    def _stage_of(self, e: Expr) -> int:
+        needs = [n.value for n in topological([e]) if n.op == "accumulator"]
+        return max((self.step.accumulators[n].stage for n in needs if isinstance(n, int)), default=0)
+
+    def _products(self, here: list[int], tiles: dict[int, int]) -> Iterable[Product]:
+        for bundle, gates in self.step.cell.bundles.items():
+            if bundle == INPUT and not self.options.project_input:
+                gates = tuple(g for g in gates if self._term(bundle, g).is_expression)
+            rows = self.step.cell.bundles[bundle]
+            slots = self.step.slots(bundle)
+            wanted = [g for g in gates if slots[rows.index(g)] in tiles]
+            keys = [
+                (tiles[slots[rows.index(g)]], rows.index(g), self._source(bundle, g)) for g in wanted
+            ]
+            for tile, row, count, read in _runs(keys):
+                depth = self.inputs if read.buffer == "x" else self.units
+                yield Product(read, depth, tile, count, bundle, row * self.units, False)
+
+    def _term(self, bundle: str, gate: str):  # type: ignore[no-untyped-def]
+        return next(
+            t
+            for a in self.step.accumulators
+            for t in a.terms
+            if (t.bundle, t.gate) == (bundle, gate)
+        )
+
+    def _source(self, bundle: str, gate: str) -> Read:
+        source = self._term(bundle, gate).source
+        if source.op == "input":
+            return Read("x")
+        if source.op == "state":
+            return Read(str(source.value), when="before")
+        return Read(f"e{self.step.expressions.index(source)}")
+
+    def _leaf(self, e: Expr, tiles: dict[int, int]) -> Expr | None:
+        if e.op == "accumulator" and isinstance(e.value, int):
+            return self._accumulator(e.value, tiles)
+        if e.op == "state":
+            state = str(e.value)
+            if state in self.stored:
+                return leaf("read", Read(state, when="before"))
+            return leaf("read", Read(f"{state}.final"))
+        if e.op == "input":
+            return leaf("read", Read("x"))
+        return leaf("read", Read(f"vector.{e.value}")) if e.op == "vector" else None
+
+    def _accumulator(self, k: int, tiles: dict[int, int]) -> Expr:
+        if k not in tiles:
+            return leaf("read", Read("a", k * self.units))
+        value = leaf("tile", tiles[k])
+        for term in self.step.accumulators[k].terms:
+            if term.bundle == INPUT and not (self.options.project_input or term.is_expression):
+                value = value + leaf("read", Read("a", k * self.units))
+            if self.options.bias:
+                row = self.step.cell.bundles[term.bundle].index(term.gate)
+                value = value + leaf("read", Read(f"bias.{term.bundle}", row * self.units))
+        return value
+
+
+def _runs(keys: Sequence[tuple[int, int, Read]]) -> Iterable[tuple[int, int, int, Read]]:
+    """Merge neighbours: (tile, row, source) in steps of one become (tile, row, count, source)."""
+    runs: list[tuple[int, int, int, Read]] = []
+    for tile, row, read in keys:
+        if runs:
+            t, r, n, source = runs[-1]
+            if (tile, row, read) == (t + n, r + n, source):
+                runs[-1] = (t, r, n + 1, source)
+                continue
+        runs.append((tile, row, 1, read))
+    return runs
+
+
+@lru_cache(maxsize=512)
+def backward(cell: Cell, units: int) -> Program:
+    """Schedule the backward walk, which goes through the steps in the opposite order.
+
+    It writes the gradient of each accumulator to ``da`` and leaves the products that need no
+    order in time (weights, input) to large matrix products.
+    """
+    return _Backward(adjoint(accumulate(cell)), units).program()
+
+
+class _Backward:
+    def __init__(self, derived: Adjoint, units: int) -> None:
+        self.derived, self.units = derived, units
+        self.step, self.cell = derived.step, derived.step.cell
+        self.projected = [
+            s
+            for s in self.cell.states
+            if any(t.source == leaf("state", s) for a in self.step.accumulators for t in a.terms)
+        ]
+        self.ready: dict[int, int] = {}
+        while len(self.ready) < len(self.step.expressions):
+            for j, e in enumerate(self.step.expressions):
+                self._settle(j, e)
+        self.stages = 1 + max(self.ready.values(), default=0)
+
+    def _settle(self, j: int, e: Expr) -> None:
+        """Stage of expression j's gradient: one past the gradients of the gates that it feeds."""
+        fed = [
+            k for k, a in enumerate(self.step.accumulators) if any(t.source is e for t in a.terms)
+        ]
+        needs = {i for k in fed for i in self._needs(self.derived.accumulators[k])}
+        if needs <= self.ready.keys():
+            self.ready[j] = 1 + max((self.ready[i] for i in needs), default=0)
+
+    @staticmethod
+    def _needs(e: Expr) -> set[int]:
+        return {
+            n.value
+            for n in topological([e])
+            if n.op == "backproject" and isinstance(n.value, int)
+        }
+
+    def _stage_of(self, e: Expr) -> int:
+        return max((self.ready[j] for j in self._needs(e)), default=0)
+
+    def program(self) -> Program:
+        stages = tuple(self._stage(s) for s in range(self.stages))
+        buffers = [Buffer("a", "step"), Buffer("da", "step", "da.start"), Buffer("da.start", "row")]
+        buffers += [Buffer("dy", "step"), Buffer("db", "sum")]
+        for state in self.cell.states:
+            buffers += [Buffer(state, "step", f"{state}.start"), Buffer(f"{state}.start", "row")]
+            buffers += [Buffer(f"d{state}", "row"), Buffer(f"g{state}", "row")]
+        buffers += [Buffer(f"v{j}", "row") for j in range(len(self.step.expressions))]
+        buffers += [Buffer(f"vector.{v}", "unit") for v in self.cell.vectors]
+        buffers += [Buffer(f"dvector.{v}", "sum") for v in self.cell.vectors]
+        buffers += [Buffer("x", "step"), Buffer("dx", "step")]
+        return Program(f"{self.cell.name}_backward", self.units, stages, tuple(buffers))
+
+    def _stage(self, number: int) -> Stage:
+        if number == 0:
+            tiles = {leaf("cotangent", s): t for t, s in enumerate(self.projected)}
+        else:
+            here = [j for j, r in sorted(self.ready.items()) if r == number]
+            tiles = {leaf("backproject", j): t for t, j in enumerate(here)}
+        products = [p for e, tile in tiles.items() for p in self._products(e, tile)]
+        values = self._values(number, tiles)
+        replaced = substitute((v for _, _, v in values), lambda e: self._leaf(e, number, tiles))
+        writes = [Write(b, c, e) for (b, c, _), e in zip(values, simplify(replaced), strict=True)]
+        return Stage(len(tiles), tuple(products), tuple(writes))
+
+    def _products(self, e: Expr, tile: int) -> Iterable[Product]:
+        if e.op == "cotangent":
+            source, when = leaf("state", e.value), "before"
+        else:
+            source, when = self.step.expressions[int(str(e.value))], "now"
+        for bundle, gates in self.cell.bundles.items():
+            keys = [
+                (slot, row, Read("da", 0, when))  # type: ignore[arg-type]
+                for row, (slot, gate) in enumerate(zip(self.step.slots(bundle), gates, strict=True))
+                if any(
+                    t.source is source and (t.bundle, t.gate) == (bundle, gate)
+                    for t in self.step.accumulators[slot].terms
+                )
+            ]
+            for slot, row, count, read in _runs(keys):
+                H = self.units
+                moved = Read("da", slot * H, read.when)
+                yield Product(moved, count * H, tile, 1, bundle, row * H, True)
+
+    def _values(self, number: int, tiles: dict[Expr, int]) -> list[tuple[str, int, Expr]]:
+        H, derived = self.units, self.derived
+        values: list[tuple[str, int, Expr]] = []
+        for k, gradient in enumerate(derived.accumulators):
+            if self._stage_of(gradient) == number:
+                values += [("da", k * H, gradient), ("db", k * H, gradient)]
+        if number < self.stages - 1:
+            if number == 0:
+                values += [(f"g{s}", 0, leaf("cotangent", s)) for s in self.cell.states]
+            values += [(f"v{e.value}", 0, e) for e in tiles if e.op == "backproject"]
+            return values
+        for state, gradient in zip(self.cell.states, derived.states, strict=True):
+            values.append((f"d{state}", 0, const(0.0) if gradient is None else gradient))
+        values += [(f"dvector.{v}", 0, g) for v, g in derived.vectors.items()]
+        if derived.input is not None:
+            values.append(("dx", 0, derived.input))
+        return values
+
+    def _leaf(self, e: Expr, number: int, tiles: dict[Expr, int]) -> Expr | None:
+        match e.op:
+            case "accumulator":
+                return leaf("read", Read("a", int(str(e.value)) * self.units))
+            case "state":
+                return leaf("read", Read(str(e.value), when="after"))
+            case "vector":
+                return leaf("read", Read(f"vector.{e.value}"))
+            case "input":
+                return leaf("read", Read("x"))
+            case "backproject":
+                return leaf("tile", tiles[e]) if e in tiles else leaf("read", Read(f"v{e.value}"))
+            case "cotangent":
+                return self._cotangent(str(e.value), number, tiles)
+        return None
+
+    def _cotangent(self, state: str, number: int, tiles: dict[Expr, int]) -> Expr:
+        if number > 0:
+            return leaf("read", Read(f"g{state}"))
+        value = leaf("read", Read(f"d{state}"))
+        if state == self.cell.states[0]:
+            value = value + leaf("read", Read("dy"))
+        tile = tiles.get(leaf("cotangent", state))
+        return value if tile is None else leaf("tile", tile) + value
