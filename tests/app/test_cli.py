@@ -1,4 +1,4 @@
-"""The command line in a process of its own: output, help, errors and exit codes."""
+"""The command line: output, help, errors and exit codes, some in a process of its own."""
 
 import os
 import re
@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
+
+from cellwright.app.cli import app
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from cellwright.app.cli import main; main()"]
 
@@ -21,6 +24,10 @@ def run(*arguments):
         timeout=300,
         check=False,
     )
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "80", "NO_COLOR": "1"})
 
 
 def words(text):
@@ -53,7 +60,7 @@ def test_describe_prints_the_equations_of_the_cell():
     assert done.returncode == 0, done.stderr
     assert "σ" in done.stdout
     assert r"\sigma" in done.stdout
-    assert run("describe", "rnn_tanh").stdout != done.stdout
+    assert invoke("describe", "rnn_tanh").output != done.stdout
 
 
 @pytest.mark.parametrize(
@@ -65,9 +72,9 @@ def test_describe_prints_the_equations_of_the_cell():
     ],
 )
 def test_help_shows_an_example(arguments, example):
-    done = run(*arguments, "--help")
-    assert done.returncode == 0, done.stderr
-    assert f"Example: {example}" in words(done.stdout)
+    done = invoke(*arguments, "--help")
+    assert done.exit_code == 0, done.output
+    assert f"Example: {example}" in words(done.output)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +85,9 @@ def test_help_shows_an_example(arguments, example):
             "expected one of rnn_tanh, rnn_relu, lstm, gru, but got 'lstmm'; did you mean lstm?",
         ),
         (("describe",), "Missing argument"),
-        (("compare", "--epochs", "0"), "0 is not in the range x>=1"),
-        (("compare", "--epochs", "many"), "'many' is not a valid"),
+        (("compare", "--epochs", "0"), "'--epochs': expected at least 1, but got 0"),
+        (("compare", "--torch-seeds", "-1"), "expected at least 0, but got -1"),
+        (("compare", "--epochs", "many"), "Invalid value for '--epochs'"),
         (
             ("compare", "--seeds", "2", "--torch-seeds", "3"),
             "expected at most as many as --seeds, 2, but got 3; raise --seeds or lower",
@@ -88,8 +96,14 @@ def test_help_shows_an_example(arguments, example):
     ],
 )
 def test_bad_input_ends_with_code_2_and_says_why(arguments, message):
-    done = run(*arguments)
+    done = invoke(*arguments)
+    assert done.exit_code == 2
+    assert message in words(done.output)
+
+
+def test_an_error_of_the_command_itself_goes_to_standard_error():
+    done = run("describe", "lstmm")
     assert done.returncode == 2
-    assert message in words(done.stderr)
+    assert "did you mean lstm?" in words(done.stderr)
     assert "Traceback" not in done.stderr
     assert done.stdout == ""

@@ -1,5 +1,6 @@
 """The command line: `cellwright compare` and `cellwright describe`."""
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Annotated
 
@@ -24,31 +25,42 @@ app = typer.Typer(
 DEFAULTS = Plan()
 
 
+def _at_least(least: int) -> Callable[[int], int]:
+    """A check of an option that says what came; Typer's own `min` does not."""
+
+    def check(value: int) -> int:
+        if value < least:
+            raise typer.BadParameter(f"expected at least {least}, but got {value}")
+        return value
+
+    return check
+
+
 @app.command("compare", epilog="Example: cellwright compare --epochs 20 --seeds 1")
 def compare_command(
     epochs: Annotated[
-        int, typer.Option(min=1, help="Passes over the training split.")
+        int, typer.Option(callback=_at_least(1), help="Passes over the training split.")
     ] = DEFAULTS.recipe.epochs,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Trainings of each model, from seed 0 on.")
+        int, typer.Option(callback=_at_least(1), help="Trainings of each model, from seed 0 on.")
     ] = DEFAULTS.seeds,
     torch_seeds: Annotated[
-        int | None,
-        typer.Option(min=0, help="How many of them to repeat on torch.nn.", show_default="1"),
-    ] = None,
+        int, typer.Option(callback=_at_least(0), help="How many of them to repeat on torch.nn.")
+    ] = DEFAULTS.torch_seeds,
     hidden_size: Annotated[
-        int, typer.Option(min=1, help="Hidden units of a layer and direction.")
+        int, typer.Option(callback=_at_least(1), help="Hidden units of a layer and direction.")
     ] = DEFAULTS.hidden_size,
 ) -> None:
     """Train RNN, GRU, LSTM and the two-way GRU and LSTM on Japanese Vowels, beside torch.nn."""
-    timed = DEFAULTS.torch_seeds if torch_seeds is None else torch_seeds
-    if timed > seeds:
+    if torch_seeds > seeds:
         raise typer.BadParameter(
-            f"expected at most as many as --seeds, {seeds}, but got {timed}; "
+            f"expected at most as many as --seeds, {seeds}, but got {torch_seeds}; "
             "raise --seeds or lower --torch-seeds",
             param_hint="'--torch-seeds'",
         )
-    plan = Plan(Recipe(epochs=epochs), hidden_size=hidden_size, seeds=seeds, torch_seeds=timed)
+    plan = Plan(
+        Recipe(epochs=epochs), hidden_size=hidden_size, seeds=seeds, torch_seeds=torch_seeds
+    )
     dataset = load_japanese_vowels()
     outcomes = _with_progress(dataset, plan)
     Console().print(report.table(outcomes, dataset, plan))

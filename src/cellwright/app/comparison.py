@@ -143,7 +143,7 @@ def _torch_twin(model: SequenceModel, candidate: Candidate) -> SequenceModel:
     )
     recurrent.load_state_dict(weights)
     twin = deepcopy(model)
-    twin.recurrent = recurrent
+    twin.add_module("recurrent", recurrent)  # by name: its class is not the one it replaces
     return twin
 
 
