@@ -1,9 +1,9 @@
 """Random small cells, to hold one way of running a cell against another.
 
 ``random_cell(seed, …)`` is a function of its arguments alone, and the cell's name states them: a
-failing example is made again with ``random_cell(*numbers of its name)``. Values stay bounded over
-any number of steps: every new state is at most about 1, and every operation is kept inside its
-domain (no division by 0, no logarithm of 0, no overflow of exp).
+failing example is made again with ``random_cell(*numbers of its name)``. No new state is larger
+than both 1 and the state before it, so any number of steps may be run, and every operation is kept
+inside its domain (no division by 0, no logarithm of 0, no overflow of exp).
 """
 
 import inspect
@@ -133,7 +133,7 @@ class _Draft:
             new = new * value if self.random.random() < 0.5 else (new + value) / 2
         a, b = self._pick(), self._pick()
         shapes: list[Callable[[], Symbol]] = [
-            lambda: new * a,
+            lambda: cw.tanh(new) * cw.sigmoid(a),
             lambda: cw.tanh(a + new * b),
             lambda: 0.5 * state + 0.5 * cw.tanh(new - a),
             lambda: (1 - cw.sigmoid(a)) * state + cw.sigmoid(a) * cw.tanh(new),

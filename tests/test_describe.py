@@ -167,7 +167,12 @@ def test_what_is_a_gate() -> None:
     def leaky(x, h):
         return (1 - cw.sigmoid(h.z)) * h
 
-    assert [describe(c).gates for c in (coupled, sigmoid_rnn, silu_rnn, leaky)] == [2, 0, 0, 1]
+    @cell
+    def summand(x, h):
+        return cw.sigmoid(x.a + h.a) + h
+
+    found = [describe(c).gates for c in (coupled, sigmoid_rnn, silu_rnn, leaky, summand)]
+    assert found == [2, 0, 0, 1, 0]
     assert describe(silu_rnn).equations == ("h_t = silu(W_xh x_t + b_xh + W_hh h_{t-1} + b_hh)",)
 
 
