@@ -62,3 +62,11 @@ def test_noise_is_fresh_each_epoch_and_never_in_the_data():
     # Noise is drawn after the order of the first epoch, so that order is the clean one's.
     deviation = (first - clean.packed.data).std().item()
     assert abs(deviation - 0.5) < 0.01
+
+
+def test_a_seed_is_a_training_of_its_own():
+    split, recipe = separable_split(12), Recipe(epochs=1, batch_size=12)
+    first, second = (epochs_of(split, recipe, seed)[0].packed.data for seed in (0, 1))
+    again = epochs_of(split, recipe, seed=0)[0].packed.data
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
