@@ -258,7 +258,8 @@ class Recurrent(Module):
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             if layer and self.dropout > 0 and self.training:
-                x = dropout(x, self.dropout, training=True)
+                # masks are drawn in the order of memory: time first gives the masks of torch
+                x = dropout(x.contiguous(), self.dropout, training=True)
             own = None if states is None else [part[layer] for part in parts]
             x, final = autograd.run_layer(
                 self.cell, x, own, self._weights(layer), batch_sizes, self.hidden_size
