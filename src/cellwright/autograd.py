@@ -9,9 +9,9 @@ from torch import Tensor
 
 from cellwright.cpu.backward import backward_layer
 from cellwright.cpu.forward import forward_layer
-from cellwright.cpu.plan import Kept, Plan
+from cellwright.cpu.plan import Kept, Plan, plan_of
 from cellwright.cpu.target import DTYPES, host
-from cellwright.cpu.walks import Layout
+from cellwright.cpu.walks import Layout, dense
 from cellwright.errors import CompileError, InterpreterWarning
 from cellwright.graph.interpret import Weights, interpret_layer
 from cellwright.graph.trace import Cell
@@ -70,9 +70,9 @@ def _compiled(
     batch_sizes: list[int] | None,
     hidden_size: int,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    plan = Plan(cell, x.shape[-1], hidden_size, _NAMES[x.dtype], bool(weights[0].biases))
+    plan = plan_of(cell, x.shape[-1], hidden_size, _NAMES[x.dtype], bool(weights[0].biases))
     if batch_sizes is None:
-        layout = Layout(x.shape[0], x.shape[1], None)
+        layout = dense(x.shape[0], x.shape[1])
     else:
         layout = Layout(len(batch_sizes), batch_sizes[0], batch_sizes)
     if torch.is_grad_enabled():
@@ -132,7 +132,7 @@ class _Layer(torch.autograd.Function):
         ctx.plan, ctx.layout, ctx.batch_sizes, ctx.stateful = plan, layout, batch_sizes, stateful
         x, states, weights = _ready(*_split(plan, stateful, tensors))
         out, finals, kept = forward_layer(plan, layout, x, states, weights, keep=True)
-        inner = [t for k in kept for t in (k.accumulators, *k.states[1:], *k.expressions)]
+        inner = [t for k in kept for t in (k.accumulators, *k.states, *k.expressions)]
         ctx.save_for_backward(*tensors, out, *inner)
         ctx.set_materialize_grads(False)
         return out, *finals
@@ -169,8 +169,7 @@ def _kept(plan: Plan, directions: int, inner: Sequence[Tensor]) -> list[Kept]:
     found = []
     for d in range(directions):
         a, *rest = inner[d * each : (d + 1) * each]
-        # the output stands for the first state
-        found.append(Kept(a, [a, *rest[:states]], list(rest[states:])))
+        found.append(Kept(a, list(rest[:states]), list(rest[states:])))
     return found
 
 

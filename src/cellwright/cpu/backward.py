@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cellwright.cpu.plan import Kept, Plan, empty_like, field, flat, threads_for, zero_row
-from cellwright.cpu.walks import Field, Layout, Walk, backward_walk
+from cellwright.cpu.plan import Kept, Plan, empty_like, field, flat, threads_for
+from cellwright.cpu.walks import Field, Layout, Walk
 from cellwright.graph.expr import Expr, leaf
 from cellwright.graph.interpret import Weights
 from cellwright.graph.trace import INPUT
@@ -93,8 +93,8 @@ class _Direction:
     def walk(self, out: Tensor, dy: Tensor | None, dstates: list[Tensor]) -> None:
         """Go through the steps against the forward direction."""
         threads = threads_for(self.plan, self.layout)
-        walk = backward_walk(self.plan.cell, self.units, self.plan.dtype)
-        self.streams = [out, *self.kept.states[1:]]
+        walk = self.plan.backward_walk
+        self.streams = [out, *self.kept.states]
         self.db = self.x.new_zeros(threads, self.width)
         self.dvectors = {v: self.x.new_zeros(threads, self.units) for v in self.plan.cell.vectors}
         if self.plan.cell.reads_input:
@@ -106,8 +106,9 @@ class _Direction:
     def _fields(
         self, walk: Walk, dy: Tensor | None, dstates: list[Tensor]
     ) -> tuple[dict[str, Field], list[Tensor]]:
-        H, zero, packed = self.units, (zero_row(self.plan), 0, 0), self.packed
+        H, zero, packed = self.units, self.plan.zero_row, self.packed
         fields: dict[str, Field] = {"da": field(self.da, packed), "da.start": zero}
+        assert self.kept.accumulators is not None
         fields["a"] = field(self.kept.accumulators, packed)
         fields["dy"] = zero if dy is None else field(dy, packed)
         fields["db"] = (self.db.data_ptr(), 0, self.width)

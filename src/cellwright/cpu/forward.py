@@ -5,23 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cellwright.cpu.plan import (
-    RAW_ROWS,
-    Kept,
-    Plan,
-    empty_like,
-    field,
-    flat,
-    projects_first,
-    threads_for,
-    zero_row,
-)
-from cellwright.cpu.walks import Field, Layout, Walk, forward_walk
+from cellwright.cpu.plan import Kept, Plan, empty_like, field, flat, projects_first, threads_for
+from cellwright.cpu.walks import Field, Layout
 from cellwright.graph.interpret import Weights
-from cellwright.graph.schedule import ForwardOptions
 from cellwright.graph.trace import INPUT
 
 __all__ = ["forward_layer"]
+
+_RAW_BATCH = 2
+"""A single step of up to so many rows reads the weights as they lie: packing would cost more."""
 
 
 def forward_layer(
@@ -32,13 +24,13 @@ def forward_layer(
     weights: Sequence[Weights],
     keep: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...], list[Kept]]:
-    """Run all directions.
+    """Run all directions. The last dimension of every tensor is contiguous.
 
     Args:
         plan: the layer.
         layout: how the rows of ``x`` lie.
-        x: (L, N, H_in) or packed (rows, H_in), its last dimension contiguous.
-        states: initial states (D, N, H_out), contiguous in the last dimension, or None for zeros.
+        x: (L, N, H_in) or packed (rows, H_in).
+        states: initial states (D, N, H_out), or None for zeros.
         weights: the parameters of each direction.
         keep: whether a backward walk may follow.
 
@@ -49,77 +41,77 @@ def forward_layer(
     packed = layout.counts is not None
     D, H, N = len(weights), plan.units, layout.batch
     out = empty_like(x, D * H, packed)
-    finals = tuple(x.new_empty(D, N, H) for _ in plan.cell.states)
-    kept: list[Kept] = []
-    raw = not keep and layout.rows <= RAW_ROWS
-    project_input = not projects_first(plan, layout)
-    options = ForwardOptions(keep, project_input, plan.bias)
-    walk = forward_walk(plan.cell, plan.inputs, H, plan.dtype, options, raw)
+    finals = tuple([x.new_empty(D, N, H) for _ in plan.cell.states])
+    raw = not keep and layout.steps == 1 and N <= _RAW_BATCH
+    ahead = not raw and projects_first(plan, layout)
     threads = threads_for(plan, layout)
+    kept: list[Kept] = []
     for d, held in enumerate(weights):
-        initial = None if states is None else [s[d] for s in states]
-        output = out.narrow(-1, d * H, H) if D > 1 else out
-        final = [f[d] for f in finals]
-        fields, record = _forward_fields(plan, walk, x, output, initial, final, held, options, packed)
-        walk(layout, d == 1, threads, fields, held.bundles)
-        kept.append(record)
+        fields = _state_fields(plan, out, states, finals, d, packed)
+        fields["x"] = field(x, packed)
+        kept.append(_keep(plan, x, held, keep, ahead, fields, packed))
+        for bundle, bias in held.biases.items():
+            fields["bias." + bundle] = (bias.data_ptr(), 0, 0)
+        for name, vector in held.vectors.items():
+            fields["vector." + name] = (vector.data_ptr(), 0, 0)
+        plan.forward_walk(layout, d == 1, threads, fields, held.bundles, raw, ahead)
     return out, finals, kept
 
 
-def _forward_fields(
+def _state_fields(
     plan: Plan,
-    walk: Walk,
-    x: Tensor,
-    output: Tensor,
-    initial: list[Tensor] | None,
-    final: list[Tensor],
-    held: Weights,
-    options: ForwardOptions,
+    out: Tensor,
+    states: Sequence[Tensor] | None,
+    finals: Sequence[Tensor],
+    d: int,
     packed: bool,
-) -> tuple[dict[str, Field], Kept]:
-    H, cell = plan.units, plan.cell
-    fields: dict[str, Field] = {"x": field(x, packed), "a": (0, 0, 0)}
-    step = plan.step
-    zero = zero_row(plan)
-    streams: list[Tensor] = []
-    for k, state in enumerate(cell.states):
-        start = None if initial is None else initial[k]
-        fields[f"{state}.start"] = (zero, 0, 0) if start is None else (start.data_ptr(), 0, start.stride(0))
-        fields[f"{state}.final"] = (final[k].data_ptr(), 0, H)
-        if state in walk.names:
-            stream = output if k == 0 else empty_like(x, H, packed)
-            fields[state] = field(stream, packed)
-            streams.append(stream)
-        elif start is None:
-            final[k].zero_()
+) -> dict[str, Field]:
+    """Address the output and the states of direction ``d``."""
+    H, item = plan.units, plan.item
+    fields: dict[str, Field] = {}
+    for k, (state, start, final) in enumerate(plan.ends):
+        if states is None:
+            fields[start] = plan.zero_row
         else:
-            final[k].copy_(start)
-    a = _accumulators(plan, x, held, options, packed)
-    if a is not None:
+            jump, stride, _ = states[k].stride()
+            fields[start] = (states[k].data_ptr() + d * jump * item, 0, stride)
+        ending = finals[k]
+        # unless kept, a state is carried along in the memory of its final value
+        address = ending.data_ptr() + d * ending.stride(0) * item
+        fields[state] = fields[final] = (address, 0, H)
+    address, step_stride, row_stride = field(out, packed)
+    fields[plan.cell.states[0]] = (address + d * H * item, step_stride, row_stride)
+    return fields
+
+
+def _keep(
+    plan: Plan,
+    x: Tensor,
+    held: Weights,
+    keep: bool,
+    ahead: bool,
+    fields: dict[str, Field],
+    packed: bool,
+) -> Kept:
+    """Make and address the memory that a walk fills besides its output and final states."""
+    step, H = plan.step, plan.units
+    fields["gx"] = plan.zero_row
+    a = None
+    if keep or ahead or step.stages > 1:
+        a = empty_like(x, len(step.accumulators) * H, packed)
         fields["a"] = field(a, packed)
-    expressions = []
-    for j in range(len(step.expressions)):
-        e = empty_like(x, H, packed)
-        expressions.append(e)
+        if ahead:
+            fields["gx"] = fields["a"]
+            columns = flat(a)[:, : step.input_width * H]
+            torch.mm(flat(x), held.bundles[INPUT].t(), out=columns)
+    else:
+        fields["a"] = (plan.dump.data_ptr(), 0, 0)
+    # a state that is read across units may not be overwritten while its step runs
+    stored = plan.cell.states[1:] if keep else plan.streamed
+    streams = [empty_like(x, H, packed) for _ in stored]
+    expressions = [empty_like(x, H, packed) for _ in step.expressions]
+    for state, stream in zip(stored, streams, strict=True):
+        fields[state] = field(stream, packed)
+    for j, e in enumerate(expressions):
         fields[f"e{j}"] = field(e, packed)
-    for bundle, bias in held.biases.items():
-        fields[f"bias.{bundle}"] = (bias.data_ptr(), 0, 0)
-    for name, vector in held.vectors.items():
-        fields[f"vector.{name}"] = (vector.data_ptr(), 0, 0)
-    return fields, Kept(a if a is not None else x, streams, expressions)
-
-
-def _accumulators(
-    plan: Plan, x: Tensor, held: Weights, options: ForwardOptions, packed: bool
-) -> Tensor | None:
-    """Return the memory of the accumulators, where the walk wants it, with the input's products."""
-    step = plan.step
-    if not (options.keep or not options.project_input or step.stages > 1):
-        return None
-    inner = options.keep or step.stages > 1
-    width = len(step.accumulators) if inner else step.input_width
-    a = empty_like(x, width * plan.units, packed)
-    if not options.project_input:
-        columns = step.input_width * plan.units
-        torch.mm(flat(x), held.bundles[INPUT].t(), out=flat(a)[:, :columns])
-    return a
+    return Kept(a, streams, expressions)

@@ -25,6 +25,15 @@ __all__ = ["Code", "cache_folder", "load"]
 
 _MAGIC = b"cellwright object 1\n"
 _lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a child must not wait for a thread that stayed behind
+    os.register_at_fork(after_in_child=_renew_lock)
 _loaded: dict[str, "Code"] = {}
 
 

@@ -29,22 +29,26 @@ class Packer:
         names = {False: "pack_units", True: "pack_depth"}
         self._address = {t: library.address[name] for t, name in names.items()}
         self._call = {t: WALK(address) for t, address in self._address.items()}
-        self._jobs: list[tuple[str, int, bool, int, int, int, int, int]] = []
+        self._jobs: list[tuple[bool, str, int, bool, int, int, int, int, int]] = []
         base = 0
         for stage, whole in zip(program.stages, depths(program), strict=True):
             offset = 0
-            for p, _ in split(stage, program.units):
-                self._jobs.append((p.matrix, p.row, p.transposed, p.depth, p.count, base, offset, whole))
+            for part in split(stage, program.units):
+                p = part.product
+                place = (p.depth, p.count, base, offset, whole)
+                self._jobs.append((p.given, p.matrix, p.row, p.transposed, *place))
                 offset += p.depth * p.count
             base += whole * padded(program.units, target.lanes(dtype))
 
-    def __call__(self, weights: Mapping[str, Tensor], threads: int) -> Tensor:
-        """Return the packed weights."""
+    def __call__(self, weights: Mapping[str, Tensor], threads: int, ahead: bool) -> Tensor:
+        """Return the packed weights; ``ahead``: those that the input is multiplied with are left out."""
         packed = torch.empty(self._size, dtype=self._dtype)
         start = packed.data_ptr()
         if self._size < _SHARED:
             threads = 1
-        for name, row, transposed, depth, count, base, offset, whole in self._jobs:
+        for given, name, row, transposed, depth, count, base, offset, whole in self._jobs:
+            if given and ahead:
+                continue
             matrix = weights[name]
             stride = matrix.stride(0)
             source = matrix.data_ptr() + row * stride * self._item

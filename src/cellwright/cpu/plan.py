@@ -1,27 +1,29 @@
 """What a layer's call is made of: its plan, its memory, and the choice of how to run it."""
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
 from cellwright.cpu.target import DTYPES
 from cellwright.cpu.team import Team
-from cellwright.cpu.walks import Field, Layout
+from cellwright.cpu.walks import Field, Layout, Walk
 from cellwright.graph.accumulate import Step, accumulate
+from cellwright.graph.schedule import backward, forward
 from cellwright.graph.trace import INPUT, Cell
 
-__all__ = ["RAW_ROWS", "Kept", "Plan", "empty_like", "field", "flat", "projects_first", "threads_for", "zero_row"]
+__all__ = ["Kept", "Plan", "empty_like", "field", "flat", "plan_of", "projects_first", "threads_for"]
 
-RAW_ROWS = 2
-"""Up to so many rows in all, packing costs more than reading the weights as they lie."""
+_PROJECTED_BATCH = 2
+"""Up to so many rows at a step, the input is projected ahead of the walk."""
 _TEAM_WORK = 200_000
 """Multiply-adds from which a call is shared out over the team."""
 _PROJECTED_BYTES = 1 << 26
 """The product of the whole input with its weights is stored only up to this size."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What a layer's call needs to know besides its tensors."""
 
@@ -31,26 +33,100 @@ class Plan:
     dtype: str
     bias: bool
 
-    @property
+    @cached_property
     def step(self) -> Step:
         """The cell's step over accumulators."""
         return accumulate(self.cell)
 
+    @cached_property
+    def ends(self) -> list[tuple[str, str, str]]:
+        """The buffers of each state: its values, the initial and the final one."""
+        return [(s, f"{s}.start", f"{s}.final") for s in self.cell.states]
+
+    @cached_property
+    def streamed(self) -> list[str]:
+        """The states besides the first that are read across units, so kept at each step."""
+        return [s for s in self.cell.states[1:] if s in self.step.projected]
+
+    @cached_property
+    def forward_walk(self) -> Walk:
+        """The compiled forward walk.
+
+        Raises:
+            CompileError: it cannot be compiled on this machine.
+        """
+        return Walk(forward(self.cell, self.inputs, self.units, self.bias), self.dtype)
+
+    @cached_property
+    def backward_walk(self) -> Walk:
+        """The compiled backward walk.
+
+        Raises:
+            CompileError: it cannot be compiled on this machine.
+        """
+        return Walk(backward(self.cell, self.units), self.dtype)
+
+    @cached_property
+    def dump(self) -> Tensor:
+        """A row that a walk writes its accumulators to where nobody will read them."""
+        return torch.empty_like(self.zeros)
+
+    @cached_property
+    def item(self) -> int:
+        """Bytes of an element."""
+        return DTYPES[self.dtype]
+
+    @cached_property
+    def work(self) -> int:
+        """Multiply-adds of one row at one step."""
+        return self.units * sum(
+            len(gates) * (self.inputs if bundle == INPUT else self.units)
+            for bundle, gates in self.cell.bundles.items()
+        )
+
+    @cached_property
+    def zeros(self) -> Tensor:
+        """As many zeros as a row of any buffer of a walk has."""
+        width = max(self.inputs, len(self.step.accumulators) * self.units)
+        return torch.zeros(width, dtype=getattr(torch, self.dtype))
+
+    @cached_property
+    def zero_row(self) -> Field:
+        """Rows of zeros."""
+        return (self.zeros.data_ptr(), 0, 0)
+
+    @cached_property
+    def products_first(self) -> int:
+        """Bytes that a row's products with the input take, or 0 if they need the step's values."""
+        terms = [t for a in self.step.accumulators for t in a.terms if t.bundle == INPUT]
+        return 0 if any(t.is_expression for t in terms) else len(terms) * self.units * self.item
+
 
 @dataclass
 class Kept:
-    """What one direction's forward walk leaves for the backward walk."""
+    """What one direction's forward walk leaves for the backward walk.
 
-    accumulators: Tensor
+    Attributes:
+        accumulators: every accumulator at every step. states: all states but the first, which is
+            the output, at every step. expressions: the projected expressions at every step.
+    """
+
+    accumulators: Tensor | None
     states: list[Tensor]
     expressions: list[Tensor]
 
 
+@lru_cache(maxsize=1024)
+def plan_of(cell: Cell, inputs: int, units: int, dtype: str, bias: bool) -> Plan:
+    """Return the plan of a layer; equal layers share one."""
+    return Plan(cell, inputs, units, dtype, bias)
+
+
 def threads_for(plan: Plan, layout: Layout) -> int:
     """Return how many threads share the rows of a call."""
-    width = sum(len(g) for g in plan.cell.bundles.values()) * plan.units
-    work = layout.rows * width * (plan.inputs + plan.units) // 2
-    return 1 if work < _TEAM_WORK else max(1, min(Team.threads(), layout.batch))
+    if layout.batch == 1 or layout.rows * plan.work < _TEAM_WORK:
+        return 1
+    return min(Team.threads(), layout.batch)
 
 
 def projects_first(plan: Plan, layout: Layout) -> bool:
@@ -59,11 +135,8 @@ def projects_first(plan: Plan, layout: Layout) -> bool:
     With few rows a step reads all weights for little work, and one large product reads the
     input's only once. With more rows the tiles do the same work without the detour over memory.
     """
-    terms = [t for a in plan.step.accumulators for t in a.terms if t.bundle == INPUT]
-    if not terms or any(t.is_expression for t in terms):
-        return False
-    size = layout.rows * len(terms) * plan.units * DTYPES[plan.dtype]
-    return layout.rows > RAW_ROWS and layout.batch < 3 and size <= _PROJECTED_BYTES
+    size = layout.rows * plan.products_first
+    return layout.batch <= _PROJECTED_BATCH and layout.steps > 2 and 0 < size <= _PROJECTED_BYTES
 
 
 def field(t: Tensor, packed: bool, item: int = 0) -> Field:
@@ -87,15 +160,3 @@ def flat(t: Tensor) -> Tensor:
     if t.stride(0) < t.stride(1) and t.shape[0] > 1:
         t = t.transpose(0, 1)
     return t.reshape(-1, t.shape[-1])
-
-
-_zeros: dict[tuple[str, int], Tensor] = {}
-
-
-def zero_row(plan: Plan) -> int:
-    """Return the address of enough zeros for a row of any width in a walk."""
-    width = len(plan.step.accumulators) * plan.units
-    key = (plan.dtype, width)
-    if key not in _zeros:
-        _zeros[key] = torch.zeros(width, dtype=getattr(torch, plan.dtype))
-    return _zeros[key].data_ptr()

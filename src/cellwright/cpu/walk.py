@@ -10,14 +10,16 @@ The struct that a walk reads (8-byte fields):
 5     how many rows each step has, or null: all of them
 6     which rows each thread takes: thread i has rows bounds[i] … bounds[i + 1] - 1
 7     table of the library's functions
-8     packed weights, or null
-9 …   for each buffer: address, distance between steps, distance between rows, in elements
-…     for each weight matrix, when they are read unpacked: address, distance between rows
+8     packed weights, or null: the weights are read as they lie
+9     1 if the products with the input were computed ahead of the walk, else 0
+10 …  for each buffer: address, distance between steps, distance between rows, in elements
+…     for each weight matrix: address, distance between rows, in elements
 ====  =====================================================================================
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import llvmlite.ir as ir
 
@@ -30,7 +32,7 @@ from cellwright.graph.schedule import Product, Program, Read, Stage
 
 __all__ = ["HEADER", "depths", "emit_walk", "matrices", "packed_size", "split"]
 
-HEADER = 9
+HEADER = 10
 _TILE_BYTES = 16384  # the tiles of a chunk of rows stay in half of a first-level cache
 
 
@@ -54,11 +56,41 @@ def matrices(program: Program) -> list[str]:
     return list(dict.fromkeys(p.matrix for stage in program.stages for p in stage.products))
 
 
-def emit_walk(program: Program, target: Target, dtype: str, raw: bool) -> ir.Module:
-    """Emit ``walk(struct, thread)``. With ``raw`` the weights are read as they lie, not packed."""
+def emit_walk(program: Program, target: Target, dtype: str) -> ir.Module:
+    """Emit ``walk(struct, thread)``."""
     module = ir.Module(program.name)
-    _Walk(Simd(module, "walk", (POINTER, I64), target, dtype), program, raw).emit()
+    _Walk(Simd(module, "walk", (POINTER, I64), target, dtype), program).emit()
     return module
+
+
+@dataclass(frozen=True)
+class Part:
+    """A product or some of its tiles; ``first``: it comes first in them, so nothing is added to.
+
+    ``first_ahead`` is the same where the products with the input are left out.
+    """
+
+    product: Product
+    first: bool
+    first_ahead: bool
+
+
+def split(stage: Stage, units: int) -> list[Part]:
+    """Cut a stage's products where some tiles are filled for the first time and others added to."""
+    filled: set[int] = set()
+    filled_ahead: set[int] = set()
+    parts: list[Part] = []
+    for p in stage.products:
+        tiles = range(p.tile, p.tile + p.count)
+        firsts = [(t not in filled, t not in filled_ahead) for t in tiles]
+        for (first, ahead), run in groupby(range(p.count), key=lambda j: firsts[j]):
+            chosen = list(run)
+            moved = p.row + chosen[0] * units
+            cut = replace(p, tile=p.tile + chosen[0], count=len(chosen), row=moved)
+            parts.append(Part(cut, first, ahead))
+        filled.update(tiles)
+        filled_ahead.update(() if p.given else tiles)
+    return parts
 
 
 @dataclass
@@ -70,8 +102,8 @@ class _Place:
 
 
 class _Walk:
-    def __init__(self, s: Simd, program: Program, raw: bool) -> None:
-        self.s, self.program, self.raw = s, program, raw
+    def __init__(self, s: Simd, program: Program) -> None:
+        self.s, self.program = s, program
         self.struct, self.thread = s.function.args
         self.block = s.target.block(s.dtype)
         self.buffers: dict[str, tuple[Value, Value, Value]] = {}
@@ -99,12 +131,13 @@ class _Walk:
         self.low, self.high = s.field(bounds, self.thread), s.field(bounds, s.add(self.thread, 1))
         self.table = s.field(struct, 7, POINTER)
         self.packed = s.field(struct, 8, POINTER)
+        self.ahead = s.field(struct, 9)
         index = HEADER
         for buffer in self.program.buffers:
             base = s.field(struct, index, POINTER)
             self.buffers[buffer.name] = (base, s.field(struct, index + 1), s.field(struct, index + 2))
             index += 3
-        for name in matrices(self.program) if self.raw else ():
+        for name in matrices(self.program):
             self.matrices[name] = (s.field(struct, index, POINTER), s.field(struct, index + 1))
             index += 2
 
@@ -168,7 +201,7 @@ class _Walk:
         def chunk(row: Value, _: list[Value]) -> None:
             count = s.min(s.sub(self.end, row), self.chunk)
             block = _Block(self, stage, u, vectors, valid)
-            (block.dots if self.raw else block.tiles)(offset, row, count)
+            block.multiply(offset, row, count)
             s.loop(0, count, 1, lambda i, _: block.equations(row, i))
 
         s.loop(self.low, self.end, self.chunk, chunk)
@@ -217,23 +250,64 @@ class _Block:
         self.walk, self.s, self.stage = walk, walk.s, stage
         self.u, self.vectors, self.valid = u, vectors, valid
         self.width = vectors * walk.s.lanes
-        self.products = split(stage, walk.program.units)
-        self.filled = {p.tile + j for p, _ in self.products for j in range(p.count)}
+        self.parts = split(stage, walk.program.units)
 
-    def tiles(self, offset: int, row: Value, count: Value) -> None:
+    def multiply(self, offset: int, row: Value, count: Value) -> None:
+        """Compute the tiles of ``count`` rows."""
+        s, walk = self.s, self.walk
+        given = {p.tile + j for p in self.stage.products if p.given for j in range(p.count)}
+        others = {p.tile + j for p in self.stage.products if not p.given for j in range(p.count)}
+        alone = sorted(given - others)
+        if alone:
+            s.when(s.less(0, walk.ahead), lambda: self._clear(alone, count))
+        if any(p.transposed for p in self.stage.products):
+            self._tiles(offset, row, count)
+            return
+        with s.builder.if_else(s.is_null(walk.packed)) as (raw, packed):
+            with raw:
+                s.loop(0, count, 1, lambda i, _: self._dots(row, i))
+            with packed:
+                self._tiles(offset, row, count)
+
+    def _clear(self, tiles: list[int], count: Value) -> None:
+        """Set tiles to 0 that only the input's products would fill."""
+        s, zero = self.s, self.s.constant(0.0)
+
+        def row(i: Value, _: list[Value]) -> None:
+            for tile in tiles:
+                for v in range(self.vectors):
+                    at = s.add(s.mul(i, self.stage.tiles * self.width), tile * self.width)
+                    s.store(zero, self.walk.tiles, s.add(at, v * s.lanes))
+
+        s.loop(0, count, 1, row)
+
+    def _part(self, part: Part, body: Callable[[Value], None]) -> None:
+        """Emit a product, with whether it is the first into its tiles."""
+        s, ahead = self.s, self.walk.ahead
+        if part.product.given:
+            s.when(s.less(ahead, 1), lambda: body(s.int(int(part.first))))
+        elif part.first == part.first_ahead:
+            body(s.int(int(part.first)))
+        else:
+            body(ahead)
+
+    def _tiles(self, offset: int, row: Value, count: Value) -> None:
         """Multiply packed weights by several rows at a time."""
         s, whole = self.s, sum(p.depth * p.count for p in self.stage.products)
         base = s.at(self.walk.packed, s.add(s.mul(self.u, whole), offset))
         start = 0
-        for product, first in self.products:
-            weights = s.at(base, start * self.width)
-            start += product.depth * product.count
+        for part in self.parts:
+            p, weights = part.product, s.at(base, start * self.width)
+            start += p.depth * p.count
 
-            def rows(i: Value, size: Value, p: Product = product, w: Value = weights, f: bool = first) -> None:
-                self._rows(p, s.add(row, i), size)
-                self._tile(p, w, f, i, size)
+            def groups(first: Value, p: Product = p, weights: Value = weights) -> None:
+                def group(i: Value, size: Value) -> None:
+                    self._rows(p, s.add(row, i), size)
+                    self._tile(p, weights, first, i, size)
 
-            self._groups(count, rows)
+                self._groups(count, group)
+
+            self._part(part, groups)
 
     def _groups(self, count: Value, body: Callable[[Value, Value], None]) -> None:
         """Part rows into tiles: full ones, and the last two alike so that neither is small."""
@@ -265,34 +339,35 @@ class _Block:
 
         s.loop(0, size, 1, put)
 
-    def _tile(self, product: Product, weights: Value, first: bool, i: Value, size: Value) -> None:
+    def _tile(self, p: Product, weights: Value, first: Value, i: Value, size: Value) -> None:
         s, walk = self.s, self.walk
         stride = self.stage.tiles * self.width
         index = s.add(size, (self.vectors - 1) * s.target.rows - 1)
         function = s.field(walk.table, index, POINTER)
-        results = s.at(walk.tiles, s.add(s.mul(i, stride), product.tile * self.width))
-        args = [results, s.int(stride), walk.row_table, weights]
-        args += [s.int(product.depth), s.int(product.count), s.int(int(first))]
-        s.call_pointer(function, TILE, args)
+        results = s.at(walk.tiles, s.add(s.mul(i, stride), p.tile * self.width))
+        args = [results, s.int(stride), walk.row_table, weights, s.int(p.depth), s.int(p.count)]
+        s.call_pointer(function, TILE, [*args, first])
 
-    def dots(self, offset: int, row: Value, count: Value) -> None:
-        """Multiply weights as they lie by one row after the other."""
+    def _dots(self, row: Value, i: Value) -> None:
+        """Multiply weights as they lie by one row."""
         s, walk = self.s, self.walk
         function = s.field(walk.table, library_names(s.target).index("dot"), POINTER)
+        place = s.mul(i, self.stage.tiles * self.width)
+        for part in self.parts:
+            p = part.product
+            vector = s.at(walk.row(p.source, s.add(row, i)), p.source.column)
+            base, stride = walk.matrices[p.matrix]
 
-        def each(i: Value, _: list[Value]) -> None:
-            for product, first in self.products:
-                vector = s.at(walk.row(product.source, s.add(row, i)), product.source.column)
-                base, stride = walk.matrices[product.matrix]
-                for j in range(product.count):
-                    top = s.add(self.u, product.row + j * walk.program.units)
-                    place = s.mul(i, self.stage.tiles * self.width)
-                    results = s.at(walk.tiles, s.add(place, (product.tile + j) * self.width))
+            def tiles(first: Value, p: Product = p, vector: Value = vector) -> None:
+                def tile(j: Value, _: list[Value]) -> None:
+                    top = s.add(s.add(self.u, p.row), s.mul(j, walk.program.units))
+                    results = s.at(walk.tiles, s.add(place, s.mul(s.add(j, p.tile), self.width)))
                     args = [results, vector, s.at(base, s.mul(top, stride)), stride]
-                    args += [s.int(product.depth), s.int(self.valid), s.int(int(first))]
-                    s.call_pointer(function, DOT, args)
+                    s.call_pointer(function, DOT, [*args, s.int(p.depth), s.int(self.valid), first])
 
-        s.loop(0, count, 1, each)
+                s.loop(0, p.count, 1, tile)
+
+            self._part(part, tiles)
 
     def equations(self, row: Value, i: Value) -> None:
         """Evaluate the stage's equations for one row, a vector of units at a time."""
@@ -324,10 +399,7 @@ class _Block:
                 assert isinstance(e.value, Read)
                 values[e] = s.load(place(e.value), 0, mask)
             elif e.op == "tile":
-                number = int(str(e.value))
-                filled = number in self.filled
-                at = number * self.width + lane
-                values[e] = s.load(tiles, at) if filled else s.constant(0.0)
+                values[e] = s.load(tiles, int(str(e.value)) * self.width + lane)
             else:
                 values[e] = EMITTERS[e.op](s, *(values[arg] for arg in e.args))
         for write in self.stage.writes:
@@ -336,19 +408,3 @@ class _Block:
             if self.walk.spaces[write.buffer].space == "sum":
                 value = s.builder.fadd(s.load(target, 0, mask), value)
             s.store(value, target, 0, mask)
-
-
-def split(stage: Stage, units: int) -> list[tuple[Product, bool]]:
-    """Cut a stage's products where some tiles are filled for the first time and others added to."""
-    filled: set[int] = set()
-    parts: list[tuple[Product, bool]] = []
-    for p in stage.products:
-        start = 0
-        while start < p.count:
-            fresh = [p.tile + j not in filled for j in range(start, p.count)]
-            count = next((j for j, f in enumerate(fresh) if f != fresh[0]), len(fresh))
-            part = replace(p, tile=p.tile + start, count=count, row=p.row + start * units)
-            parts.append((part, fresh[0]))
-            start += count
-        filled |= {p.tile + j for j in range(p.count)}
-    return parts

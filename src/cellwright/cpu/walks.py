@@ -14,10 +14,9 @@ from cellwright.cpu.target import host
 from cellwright.cpu.team import WALK, Team, team
 from cellwright.cpu.tile import emit_library, library_names
 from cellwright.cpu.walk import emit_walk, matrices, packed_size
-from cellwright.graph.schedule import ForwardOptions, Program, backward, forward
-from cellwright.graph.trace import Cell
+from cellwright.graph.schedule import Program
 
-__all__ = ["Field", "Layout", "Walk", "backward_walk", "forward_walk"]
+__all__ = ["Field", "Layout", "Walk", "dense"]
 
 Field = tuple[int, int, int]
 """A buffer as a walk sees it: address, distance between steps and between rows in elements."""
@@ -31,20 +30,26 @@ class Layout:
         counts: rows of each step, where packed. starts: where each step's rows start.
     """
 
-    __slots__ = ("batch", "counts", "rows", "starts", "steps")
+    __slots__ = ("_bounds", "batch", "counts", "rows", "starts", "steps")
 
     def __init__(self, steps: int, batch: int, batch_sizes: list[int] | None) -> None:
         self.steps, self.batch = steps, batch
         self.counts: array[int] | None = None
         self.starts: array[int] | None = None
         self.rows = steps * batch
+        self._bounds: dict[int, array[int]] = {}
         if batch_sizes is not None:
             self.counts = array("q", batch_sizes)
             self.starts = array("q", accumulate(batch_sizes[:-1], initial=0))
             self.rows = sum(batch_sizes)
 
     def bounds(self, threads: int) -> "array[int]":
-        """Share the rows out so that each thread has about the same number of steps."""
+        """Return the first row of each thread; all have about the same number of steps to do."""
+        if threads not in self._bounds:
+            self._bounds[threads] = self._share(threads)
+        return self._bounds[threads]
+
+    def _share(self, threads: int) -> "array[int]":
         if self.counts is None:
             return array("q", [self.batch * i // threads for i in range(threads + 1)])
         # a row's length is the number of steps that have it: the first rows are the longest
@@ -52,6 +57,12 @@ class Layout:
         sums = list(accumulate(lengths, initial=0))
         cuts = [bisect_left(sums, self.rows * i / threads) for i in range(threads)]
         return array("q", [*cuts, self.batch])
+
+
+@lru_cache(maxsize=1024)
+def dense(steps: int, batch: int) -> Layout:
+    """Return the layout of a sequence (L, N)."""
+    return Layout(steps, batch, None)
 
 
 @lru_cache(maxsize=4)
@@ -68,20 +79,20 @@ class Walk:
     Args:
         program: what to compile.
         dtype: a key of ``target.DTYPES``.
-        raw: read the weights as they lie instead of packing them.
 
     Raises:
         CompileError: it cannot be compiled on this machine.
     """
 
-    def __init__(self, program: Program, dtype: str, raw: bool) -> None:
+    def __init__(self, program: Program, dtype: str) -> None:
         target = host()
-        self.program, self.raw = program, raw
-        key = repr((program, dtype, raw))
-        self.code = jit.load(target, key, ["walk"], lambda: emit_walk(program, target, dtype, raw))
+        self.program = program
+        key = repr((program, dtype))
+        self.code = jit.load(target, key, ["walk"], lambda: emit_walk(program, target, dtype))
         self.address = self.code.address["walk"]
         self._call = WALK(self.address)
         self.library, self._table = _library(dtype)
+        self._table_address = self._table.buffer_info()[0]
         self.names = [b.name for b in program.buffers]
         self.matrices = matrices(program)
         self.packer = Packer(program, target, dtype, self.library)
@@ -95,21 +106,31 @@ class Walk:
         threads: int,
         fields: Mapping[str, Field],
         weights: Mapping[str, Tensor],
+        raw: bool = False,
+        ahead: bool = False,
     ) -> None:
-        """Walk over all steps; backwards in time if ``reverse``."""
-        packed = 0
-        if not self.raw:
-            buffer = self.packer(weights, threads)
-            packed = buffer.data_ptr()
+        """Walk over all steps.
+
+        Args:
+            layout: how the rows lie.
+            reverse: walk backwards in time.
+            threads: over how many threads the rows are shared out.
+            fields: where each buffer of the program lies.
+            weights: the matrices.
+            raw: read them as they lie instead of packing them first.
+            ahead: the products with the input lie in the buffer ``gx``.
+        """
+        buffer = None if raw else self.packer(weights, threads, ahead)
         bounds = layout.bounds(threads)
-        struct = [layout.steps, layout.steps - 1 if reverse else 0, -1 if reverse else 1, layout.batch]
-        struct += (_address(layout.starts), _address(layout.counts), _address(bounds))
-        struct += (_address(self._table), packed)
+        last = layout.steps - 1
+        struct = [layout.steps, last if reverse else 0, -1 if reverse else 1, layout.batch]
+        struct += (_address(layout.starts), _address(layout.counts), bounds.buffer_info()[0])
+        struct += (self._table_address, 0 if buffer is None else buffer.data_ptr(), int(ahead))
         for name in self.names:
             struct += fields[name]
-        if self.raw:
-            for name in self.matrices:
-                struct += (weights[name].data_ptr(), weights[name].stride(0))
+        for name in self.matrices:
+            matrix = weights[name]
+            struct += (matrix.data_ptr(), matrix.stride(0))
         memory = array("q", struct)
         if threads == 1:
             self._call(memory.buffer_info()[0], 0)
@@ -119,17 +140,3 @@ class Walk:
 
 def _address(values: "array[int] | None") -> int:
     return 0 if values is None else values.buffer_info()[0]
-
-
-@lru_cache(maxsize=512)
-def forward_walk(
-    cell: Cell, inputs: int, units: int, dtype: str, options: ForwardOptions, raw: bool
-) -> Walk:
-    """Return the compiled forward walk of a layer."""
-    return Walk(forward(cell, inputs, units, options), dtype, raw)
-
-
-@lru_cache(maxsize=512)
-def backward_walk(cell: Cell, units: int, dtype: str) -> Walk:
-    """Return the compiled backward walk of a layer."""
-    return Walk(backward(cell, units), dtype, False)

@@ -59,6 +59,13 @@ class Step:
         return tuple(found[gate] for gate in self.cell.bundles[bundle])
 
     @property
+    def projected(self) -> tuple[str, ...]:
+        """The states whose previous value is projected."""
+        terms = [t for a in self.accumulators for t in a.terms]
+        read = {t.source.value for t in terms if t.source.op == "state"}
+        return tuple(s for s in self.cell.states if s in read)
+
+    @property
     def expressions(self) -> tuple[Expr, ...]:
         """The expressions that are themselves projected, in the order of their accumulators."""
         sources = (t.source for a in self.accumulators for t in a.terms if t.is_expression)

@@ -1,5 +1,7 @@
 """Immutable, deduplicated expression nodes."""
 
+import os
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from weakref import WeakValueDictionary
 
@@ -65,6 +67,16 @@ class Expr:
 
 # Children keep their parents' keys valid: a node holds its arguments, so their ids stay taken.
 _nodes: WeakValueDictionary[tuple[object, ...], Expr] = WeakValueDictionary()
+_lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # a child must not wait for a thread that stayed behind
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def node(op: str, args: tuple[Expr, ...] = (), value: Hashable = None) -> Expr:
@@ -73,12 +85,13 @@ def node(op: str, args: tuple[Expr, ...] = (), value: Hashable = None) -> Expr:
         raise ValueError(f"unknown operation {op!r} of {len(args)} arguments")
     # repr tells 0.0 from -0.0 and makes every nan equal to itself
     key = (op, *map(id, args), repr(value) if isinstance(value, float) else value)
-    found = _nodes.get(key)
-    if found is None:
-        found = object.__new__(Expr)
-        found.op, found.args, found.value = op, args, value
-        found = _nodes.setdefault(key, found)
-    return found
+    with _lock:  # two threads must not make two of the same node
+        found = _nodes.get(key)
+        if found is None:
+            found = object.__new__(Expr)
+            found.op, found.args, found.value = op, args, value
+            _nodes[key] = found
+        return found
 
 
 def leaf(op: str, value: Hashable = None) -> Expr:

@@ -64,6 +64,7 @@ class Product:
         source: the vector, ``depth`` long.
         matrix: the bundle of the weights; rows start at ``row``.
         transposed: tile j's unit u sums over W[row + k, u] instead of W[row + j·H + u, k].
+        given: the walk may be told to leave it out, because it was computed ahead.
     """
 
     source: Read
@@ -73,6 +74,7 @@ class Product:
     matrix: str
     row: int
     transposed: bool
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,74 +102,42 @@ class Program:
     finals: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class ForwardOptions:
-    """What a forward program is for.
-
-    Attributes:
-        keep: store every accumulator and state, for a backward walk.
-        project_input: multiply the input by its weights within the step; otherwise the products
-            with the input already lie in the buffer ``a``.
-        bias: whether there are biases.
-    """
-
-    keep: bool
-    project_input: bool
-    bias: bool
-
-
-def _state_buffers(cell: Cell, step: Step, keep: bool) -> list[Buffer]:
-    """A state is stored at every step if it is the output, kept, or read across units."""
-    projected = {t.source.value for a in step.accumulators for t in a.terms if t.source.op == "state"}
-    buffers: list[Buffer] = []
-    for k, state in enumerate(cell.states):
-        if k == 0 or keep or state in projected:
-            buffers.append(Buffer(state, "step", f"{state}.start"))
-            buffers.append(Buffer(f"{state}.start", "row"))
-            buffers.append(Buffer(f"{state}.final", "row"))
-        else:
-            buffers.append(Buffer(f"{state}.final", "row"))
-    return buffers
-
-
 @lru_cache(maxsize=512)
-def forward(cell: Cell, inputs: int, units: int, options: ForwardOptions) -> Program:
-    """Schedule the forward walk of a layer with ``inputs`` → ``units``."""
-    step = accumulate(cell)
-    buffers = _state_buffers(cell, step, options.keep)
-    stored = {b.name for b in buffers if b.space == "step"}
-    builder = _Forward(step, inputs, units, options, stored)
-    stages = tuple(builder.stage(s) for s in range(step.stages))
-    buffers += [Buffer("x", "step"), Buffer("a", "step")]
-    buffers += [Buffer(f"e{j}", "step") for j in range(len(step.expressions))]
-    if options.bias:
-        buffers += [Buffer(f"bias.{b}", "unit") for b in cell.bundles]
+def forward(cell: Cell, inputs: int, units: int, bias: bool) -> Program:
+    """Schedule the forward walk of a layer with ``inputs`` → ``units``.
+
+    Each state is kept in a step buffer of its own name, the accumulators go to ``a``. To the
+    accumulators of the input's gates, ``gx`` is added: the products with the input where they were
+    computed ahead of the walk, else 0.
+    """
+    builder = _Forward(accumulate(cell), inputs, units, bias)
+    stages = tuple(builder.stage(s) for s in range(builder.step.stages))
+    buffers = [Buffer("x", "step"), Buffer("gx", "step"), Buffer("a", "step")]
+    for state in cell.states:
+        buffers += [Buffer(state, "step", f"{state}.start")]
+        buffers += [Buffer(f"{state}.start", "row"), Buffer(f"{state}.final", "row")]
+    buffers += [Buffer(f"e{j}", "step") for j in range(len(builder.step.expressions))]
+    buffers += [Buffer(f"bias.{b}", "unit") for b in cell.bundles] if bias else []
     buffers += [Buffer(f"vector.{v}", "unit") for v in cell.vectors]
-    finals = tuple((s, f"{s}.final") for s in cell.states if s in stored)
+    finals = tuple((s, f"{s}.final") for s in cell.states)
     return Program(f"{cell.name}_forward", units, stages, tuple(buffers), finals)
 
 
 class _Forward:
-    def __init__(
-        self, step: Step, inputs: int, units: int, options: ForwardOptions, stored: set[str]
-    ) -> None:
-        self.step, self.inputs, self.units = step, inputs, units
-        self.options, self.stored = options, stored
+    def __init__(self, step: Step, inputs: int, units: int, bias: bool) -> None:
+        self.step, self.inputs, self.units, self.bias = step, inputs, units, bias
 
     def stage(self, number: int) -> Stage:
         here = [k for k, a in enumerate(self.step.accumulators) if a.stage == number]
         tiles = {k: t for t, k in enumerate(here)}
-        products = self._products(here, tiles)
-        last = number == self.step.stages - 1
-        values: list[tuple[str, int, Expr]] = []
-        if self.options.keep or not last:
-            values += [("a", k * self.units, leaf("accumulator", k)) for k in here]
+        products = [p for bundle in self.step.cell.bundles for p in self._products(bundle, tiles)]
+        values = [("a", k * self.units, leaf("accumulator", k)) for k in here]
         for j, e in enumerate(self.step.expressions):
             if self._stage_of(e) == number:
                 values.append((f"e{j}", 0, e))
-        if last:
-            for state, update in zip(self.step.cell.states, self.step.updates, strict=True):
-                values.append((state if state in self.stored else f"{state}.final", 0, update))
+        if number == self.step.stages - 1:
+            states = zip(self.step.cell.states, self.step.updates, strict=True)
+            values += [(state, 0, update) for state, update in states]
         replaced = substitute((v for _, _, v in values), lambda e: self._leaf(e, tiles))
         writes = [Write(b, c, e) for (b, c, _), e in zip(values, simplify(replaced), strict=True)]
         return Stage(len(here), tuple(products), tuple(writes))
@@ -176,30 +146,21 @@ class _Forward:
         needs = [n.value for n in topological([e]) if n.op == "accumulator"]
         return max((self.step.accumulators[n].stage for n in needs if isinstance(n, int)), default=0)
 
-    def _products(self, here: list[int], tiles: dict[int, int]) -> Iterable[Product]:
-        for bundle, gates in self.step.cell.bundles.items():
-            if bundle == INPUT and not self.options.project_input:
-                gates = tuple(g for g in gates if self._term(bundle, g).is_expression)
-            rows = self.step.cell.bundles[bundle]
-            slots = self.step.slots(bundle)
-            wanted = [g for g in gates if slots[rows.index(g)] in tiles]
-            keys = [
-                (tiles[slots[rows.index(g)]], rows.index(g), self._source(bundle, g)) for g in wanted
-            ]
-            for tile, row, count, read in _runs(keys):
-                depth = self.inputs if read.buffer == "x" else self.units
-                yield Product(read, depth, tile, count, bundle, row * self.units, False)
+    def _products(self, bundle: str, tiles: dict[int, int]) -> Iterable[Product]:
+        gates = zip(self.step.cell.bundles[bundle], self.step.slots(bundle), strict=True)
+        keys = [
+            (tiles[slot], row, self._source(bundle, gate, slot))
+            for row, (gate, slot) in enumerate(gates)
+            if slot in tiles
+        ]
+        for tile, row, count, read in _runs(keys):
+            given = read.buffer == "x"
+            depth = self.inputs if given else self.units
+            yield Product(read, depth, tile, count, bundle, row * self.units, False, given)
 
-    def _term(self, bundle: str, gate: str):  # type: ignore[no-untyped-def]
-        return next(
-            t
-            for a in self.step.accumulators
-            for t in a.terms
-            if (t.bundle, t.gate) == (bundle, gate)
-        )
-
-    def _source(self, bundle: str, gate: str) -> Read:
-        source = self._term(bundle, gate).source
+    def _source(self, bundle: str, gate: str, slot: int) -> Read:
+        terms = self.step.accumulators[slot].terms
+        source = next(t.source for t in terms if (t.bundle, t.gate) == (bundle, gate))
         if source.op == "input":
             return Read("x")
         if source.op == "state":
@@ -207,25 +168,25 @@ class _Forward:
         return Read(f"e{self.step.expressions.index(source)}")
 
     def _leaf(self, e: Expr, tiles: dict[int, int]) -> Expr | None:
-        if e.op == "accumulator" and isinstance(e.value, int):
-            return self._accumulator(e.value, tiles)
-        if e.op == "state":
-            state = str(e.value)
-            if state in self.stored:
-                return leaf("read", Read(state, when="before"))
-            return leaf("read", Read(f"{state}.final"))
-        if e.op == "input":
-            return leaf("read", Read("x"))
-        return leaf("read", Read(f"vector.{e.value}")) if e.op == "vector" else None
+        match e.op:
+            case "accumulator":
+                return self._accumulator(int(str(e.value)), tiles)
+            case "state":
+                return leaf("read", Read(str(e.value), when="before"))
+            case "input":
+                return leaf("read", Read("x"))
+            case "vector":
+                return leaf("read", Read(f"vector.{e.value}"))
+        return None
 
     def _accumulator(self, k: int, tiles: dict[int, int]) -> Expr:
         if k not in tiles:
             return leaf("read", Read("a", k * self.units))
         value = leaf("tile", tiles[k])
         for term in self.step.accumulators[k].terms:
-            if term.bundle == INPUT and not (self.options.project_input or term.is_expression):
-                value = value + leaf("read", Read("a", k * self.units))
-            if self.options.bias:
+            if term.source.op == "input":
+                value = value + leaf("read", Read("gx", k * self.units))
+            if self.bias:
                 row = self.step.cell.bundles[term.bundle].index(term.gate)
                 value = value + leaf("read", Read(f"bias.{term.bundle}", row * self.units))
         return value
@@ -258,11 +219,6 @@ class _Backward:
     def __init__(self, derived: Adjoint, units: int) -> None:
         self.derived, self.units = derived, units
         self.step, self.cell = derived.step, derived.step.cell
-        self.projected = [
-            s
-            for s in self.cell.states
-            if any(t.source == leaf("state", s) for a in self.step.accumulators for t in a.terms)
-        ]
         self.ready: dict[int, int] = {}
         while len(self.ready) < len(self.step.expressions):
             for j, e in enumerate(self.step.expressions):
@@ -304,7 +260,7 @@ class _Backward:
 
     def _stage(self, number: int) -> Stage:
         if number == 0:
-            tiles = {leaf("cotangent", s): t for t, s in enumerate(self.projected)}
+            tiles = {leaf("cotangent", s): t for t, s in enumerate(self.step.projected)}
         else:
             here = [j for j, r in sorted(self.ready.items()) if r == number]
             tiles = {leaf("backproject", j): t for t, j in enumerate(here)}

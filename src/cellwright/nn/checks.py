@@ -22,6 +22,7 @@ def check_sizes(
     bias: bool,
     batch_first: bool,
     dropout: float,
+    bidirectional: bool,
     proj_size: int,
 ) -> None:
     """Refuse the arguments of a constructor that make no sense."""
@@ -42,7 +43,9 @@ def check_sizes(
             f"proj_size must be smaller than hidden_size ({hidden_size}), or 0 for no projection, "
             f"not {proj_size}"
         )
-    _check_cell(cell, input_size, hidden_size, proj_size)
+    directions = 2 if bidirectional else 1
+    above = [directions * (proj_size or hidden_size)] if num_layers > 1 else []
+    _check_cell(cell, [input_size, *above], hidden_size, proj_size)
 
 
 def _check_dropout(dropout: float, num_layers: int) -> None:
@@ -64,12 +67,15 @@ def _check_dropout(dropout: float, num_layers: int) -> None:
         )
 
 
-def _check_cell(cell: Cell, input_size: int, hidden_size: int, proj_size: int) -> None:
-    if cell.reads_input and input_size != hidden_size:
-        raise ValueError(
-            f"cell {cell.name} uses its input elementwise, beside the hidden units, so input_size "
-            f"({input_size}) must equal hidden_size ({hidden_size})"
-        )
+def _check_cell(cell: Cell, widths: list[int], hidden_size: int, proj_size: int) -> None:
+    """Refuse sizes that the cell's equations cannot join; ``widths``: of each layer's input."""
+    for layer, width in enumerate(widths if cell.reads_input else []):
+        if width != hidden_size:
+            name = "D · H_out of the layer below" if layer else "input_size"
+            raise ValueError(
+                f"cell {cell.name} uses its input elementwise, beside the hidden units, so {name} "
+                f"({width}) must equal hidden_size ({hidden_size})"
+            )
     if proj_size and not can_project(cell):
         raise ValueError(
             f"cell {cell.name} uses {cell.states[0]} elementwise, beside the hidden units, so it "

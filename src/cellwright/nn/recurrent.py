@@ -91,7 +91,7 @@ class Recurrent(Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         sizes = input_size, hidden_size, num_layers
-        checks.check_sizes(cell, *sizes, bias, batch_first, dropout, proj_size)
+        checks.check_sizes(cell, *sizes, bias, batch_first, dropout, bidirectional, proj_size)
         super().__init__()
         self.cell = cell
         self.mode = cell.name.upper()
