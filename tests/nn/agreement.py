@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from tests.tolerance import assert_close
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import cellwright.nn as nn
-from tests.tolerance import assert_close
 
 KINDS = ("RNN_TANH", "RNN_RELU", "LSTM", "GRU")
 _CLASSES: dict[str, tuple[Any, Any, dict[str, Any]]] = {

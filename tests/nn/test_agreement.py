@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from tests.nn.agreement import KINDS, compare, normal, packed, pair, states_for
 from tests.tolerance import assert_close
 

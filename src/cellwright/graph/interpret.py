@@ -5,7 +5,8 @@ This is the definition of what is right; each compiled kernel is tested against 
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -59,6 +60,21 @@ class Weights:
     projection: Tensor | None
 
 
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+def _cached(function: Callable[[K], V]) -> Callable[[K], V]:
+    """Remember results, but for torch.compile, which warns of functools' caches."""
+    remembered = lru_cache(maxsize=256)(function)
+
+    @wraps(function)
+    def call(key: K) -> V:
+        return function(key) if torch.compiler.is_compiling() else remembered(key)
+
+    return call
+
+
 def evaluate(roots: Sequence[Expr], leaves: Callable[[Expr, list[Tensor]], Tensor]) -> list[Tensor]:
     """Evaluate ``roots``; ``leaves`` gives the tensor of a node that is no elementwise operation.
 
@@ -76,7 +92,7 @@ def evaluate(roots: Sequence[Expr], leaves: Callable[[Expr, list[Tensor]], Tenso
     return [values[root] for root in roots]
 
 
-@lru_cache(maxsize=256)
+@_cached
 def _order(roots: tuple[Expr, ...]) -> tuple[Expr, ...]:
     return tuple(topological(roots))
 
@@ -90,7 +106,7 @@ class _Product:
     gates: tuple[str, ...]
 
 
-@lru_cache(maxsize=256)
+@_cached
 def _products(cell: Cell) -> dict[Hashable, tuple[_Product, str]]:
     """Return, for the (bundle, gate) of each projection, its product and its gate."""
     sources = {e.value: e.args[0] for e in topological(cell.updates) if e.op == "project"}
