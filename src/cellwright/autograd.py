@@ -86,7 +86,7 @@ def _compiled(
 
 
 def _flatten(weights: Sequence[Weights]) -> list[Tensor]:
-    return [t for w in weights for part in (w.bundles,w.biases,w.vectors) for t in part.values()]
+    return [t for w in weights for part in (w.bundles, w.biases, w.vectors) for t in part.values()]
 
 
 def _rebuild(plan: Plan, tensors: Sequence[Tensor | None]) -> list[Weights]:
@@ -111,7 +111,7 @@ def _ready(
         states = [s.contiguous() for s in states]
     if any(t.stride(-1) != 1 for t in _flatten(weights)):
         weights = [
-            Weights(*({n: t.contiguous() for n, t in part.items()} for part in (w.bundles,w.biases,w.vectors)), None)  # type: ignore[arg-type]
+            Weights(*({n: t.contiguous() for n, t in part.items()} for part in (w.bundles, w.biases, w.vectors)), None)  # type: ignore[arg-type]
             for w in weights
         ]
     return x, states, weights

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from cellwright.cpu.plan import Kept, Plan, empty_like, field, flat, projects_first, threads_for
+from cellwright.cpu.plan import Kept, Plan, empty_like, field, projects_first, threads_for
 from cellwright.cpu.walks import Field, Layout
 from cellwright.graph.interpret import Weights
-from cellwright.graph.trace import INPUT
 
 __all__ = ["forward_layer"]
 
@@ -43,13 +41,13 @@ def forward_layer(
     out = empty_like(x, D * H, packed)
     finals = tuple([x.new_empty(D, N, H) for _ in plan.cell.states])
     raw = not keep and layout.steps == 1 and N <= _RAW_BATCH
-    ahead = not raw and projects_first(plan, layout)
     threads = threads_for(plan, layout)
+    ahead = not raw and threads == 1 and projects_first(plan, layout)
     kept: list[Kept] = []
     for d, held in enumerate(weights):
         fields = _state_fields(plan, out, states, finals, d, packed)
         fields["x"] = field(x, packed)
-        kept.append(_keep(plan, x, held, keep, ahead, fields, packed))
+        kept.append(_keep(plan, x, keep, ahead, fields, packed))
         for bundle, bias in held.biases.items():
             fields["bias." + bundle] = (bias.data_ptr(), 0, 0)
         for name, vector in held.vectors.items():
@@ -87,7 +85,6 @@ def _state_fields(
 def _keep(
     plan: Plan,
     x: Tensor,
-    held: Weights,
     keep: bool,
     ahead: bool,
     fields: dict[str, Field],
@@ -102,8 +99,6 @@ def _keep(
         fields["a"] = field(a, packed)
         if ahead:
             fields["gx"] = fields["a"]
-            columns = flat(a)[:, : step.input_width * H]
-            torch.mm(flat(x), held.bundles[INPUT].t(), out=columns)
     else:
         fields["a"] = (plan.dump.data_ptr(), 0, 0)
     # a state that is read across units may not be overwritten while its step runs

@@ -97,9 +97,8 @@ class Plan:
 
     @cached_property
     def products_first(self) -> int:
-        """Bytes that a row's products with the input take, or 0 if they need the step's values."""
-        terms = [t for a in self.step.accumulators for t in a.terms if t.bundle == INPUT]
-        return 0 if any(t.is_expression for t in terms) else len(terms) * self.units * self.item
+        """Bytes that a row's products with the bare input take."""
+        return self.step.input_width * self.units * self.item
 
 
 @dataclass
@@ -136,7 +135,8 @@ def projects_first(plan: Plan, layout: Layout) -> bool:
     input's only once. With more rows the tiles do the same work without the detour over memory.
     """
     size = layout.rows * plan.products_first
-    return layout.batch <= _PROJECTED_BATCH and layout.steps > 2 and 0 < size <= _PROJECTED_BYTES
+    few = layout.counts is None and layout.batch <= _PROJECTED_BATCH and layout.steps > 2
+    return few and 0 < size <= _PROJECTED_BYTES
 
 
 def field(t: Tensor, packed: bool, item: int = 0) -> Field:

@@ -20,8 +20,10 @@ depth, number of tiles, whether to start from 0 (1) or to add (0)."""
 DOT = (POINTER, POINTER, POINTER, I64, I64, I64, I64)
 """Arguments of a dot: results, the row, weights as they lie, their row stride, depth, number of
 units, whether to start from 0."""
-PACK = (POINTER, I64)
-"""Arguments of a pack: a struct (see ``_emit_pack``), the thread's number."""
+PACK = (POINTER, I64, I64, I64, I64, POINTER, I64, I64, I64, I64)
+"""Arguments of a pack: weights as they lie, their row stride, units, depth, number of tiles, packed
+weights, where these tiles start within a block's depth, the block's whole depth, the thread, the
+number of threads."""
 
 
 def library_names(target: Target) -> list[str]:
@@ -171,15 +173,8 @@ def transpose(s: Simd, vectors: Sequence[Value]) -> list[Value]:
 
 
 def _emit_pack(s: Simd, pack_tile) -> None:  # type: ignore[no-untyped-def]
-    """Lay weights out in the order in which tiles read them: [unit block][tile][k][unit].
-
-    The struct: weights, their row stride, units, depth, tiles, packed weights, where these tiles
-    start within a block's depth, the block's whole depth, number of threads.
-    """
-    struct, thread = s.function.args
-    weights, packed = s.field(struct, 0, POINTER), s.field(struct, 5, POINTER)
-    stride, units, depth, tiles = (s.field(struct, j) for j in range(1, 5))
-    offset, whole, threads = (s.field(struct, j) for j in range(6, 9))
+    """Lay weights out in the order in which tiles read them: [unit block][tile][k][unit]."""
+    weights, stride, units, depth, tiles, packed, offset, whole, thread, threads = s.function.args
     block = s.target.block(s.dtype)
     blocks = s.builder.sdiv(s.add(units, block - 1), s.int(block))
     start = s.builder.sdiv(s.mul(blocks, thread), threads)

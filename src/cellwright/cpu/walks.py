@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 
+import torch
 from torch import Tensor
 
 from cellwright.cpu import jit
-from cellwright.cpu.pack import Packer
+from cellwright.cpu.frame import matrices, packed_size
 from cellwright.cpu.target import host
 from cellwright.cpu.team import WALK, Team, team
 from cellwright.cpu.tile import emit_library, library_names
-from cellwright.cpu.walk import emit_walk, matrices, packed_size
+from cellwright.cpu.walk import emit_walk
 from cellwright.graph.schedule import Program
 
 __all__ = ["Field", "Layout", "Walk", "dense"]
@@ -88,15 +89,16 @@ class Walk:
         target = host()
         self.program = program
         key = repr((program, dtype))
-        self.code = jit.load(target, key, ["walk"], lambda: emit_walk(program, target, dtype))
-        self.address = self.code.address["walk"]
-        self._call = WALK(self.address)
+        names = ["prelude", "walk", "both"]
+        self.code = jit.load(target, key, names, lambda: emit_walk(program, target, dtype))
+        self._prelude, self._walk, both = (self.code.address[name] for name in names)
+        self._call = WALK(both)
         self.library, self._table = _library(dtype)
         self._table_address = self._table.buffer_info()[0]
         self.names = [b.name for b in program.buffers]
         self.matrices = matrices(program)
-        self.packer = Packer(program, target, dtype, self.library)
         self.packed_size = packed_size(program, target.lanes(dtype))
+        self._dtype: torch.dtype = getattr(torch, dtype)
         self._team: Team = team(target)
 
     def __call__(
@@ -118,24 +120,26 @@ class Walk:
             fields: where each buffer of the program lies.
             weights: the matrices.
             raw: read them as they lie instead of packing them first.
-            ahead: the products with the input lie in the buffer ``gx``.
+            ahead: take the products with the input ahead of the walk, into the buffer ``gx``.
         """
-        buffer = None if raw else self.packer(weights, threads, ahead)
+        packed = None if raw else torch.empty(self.packed_size, dtype=self._dtype)
         bounds = layout.bounds(threads)
         last = layout.steps - 1
         struct = [layout.steps, last if reverse else 0, -1 if reverse else 1, layout.batch]
         struct += (_address(layout.starts), _address(layout.counts), bounds.buffer_info()[0])
-        struct += (self._table_address, 0 if buffer is None else buffer.data_ptr(), int(ahead))
+        struct += (self._table_address, 0 if packed is None else packed.data_ptr(), int(ahead), threads)
         for name in self.names:
             struct += fields[name]
         for name in self.matrices:
             matrix = weights[name]
             struct += (matrix.data_ptr(), matrix.stride(0))
         memory = array("q", struct)
+        address, _ = memory.buffer_info()
         if threads == 1:
-            self._call(memory.buffer_info()[0], 0)
+            self._call(address, 0)
         else:
-            self._team(self.address, memory.buffer_info()[0], threads)
+            self._team(self._prelude, address, threads)
+            self._team(self._walk, address, threads)
 
 
 def _address(values: "array[int] | None") -> int:

@@ -79,11 +79,16 @@ class Product:
 
 @dataclass(frozen=True)
 class Stage:
-    """Products into ``tiles`` tiles, then equations over ``tile`` and ``read`` leaves."""
+    """Products into ``tiles`` tiles, then equations over ``tile`` and ``read`` leaves.
+
+    Attributes:
+        columns: for each tile, where in ``gx`` its products with the input lie, if computed ahead.
+    """
 
     tiles: int
     products: tuple[Product, ...]
     writes: tuple[Write, ...]
+    columns: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,8 @@ class _Forward:
             values += [(state, 0, update) for state, update in states]
         replaced = substitute((v for _, _, v in values), lambda e: self._leaf(e, tiles))
         writes = [Write(b, c, e) for (b, c, _), e in zip(values, simplify(replaced), strict=True)]
-        return Stage(len(here), tuple(products), tuple(writes))
+        columns = tuple(k * self.units for k in here)
+        return Stage(len(here), tuple(products), tuple(writes), columns)
 
     def _stage_of(self, e: Expr) -> int:
         needs = [n.value for n in topological([e]) if n.op == "accumulator"]

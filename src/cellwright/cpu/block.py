@@ -1,0 +1,155 @@
+"""A stage's work on one block of units: products into tiles, then the equations."""
+
+from collections.abc import Callable
+
+from cellwright.cpu.frame import Frame, Part, split
+from cellwright.cpu.simd import POINTER, Value
+from cellwright.cpu.tile import DOT, library_names
+from cellwright.cpu.vecmath import EMITTERS
+from cellwright.graph.expr import Expr, topological
+from cellwright.graph.schedule import Product, Read, Stage
+
+__all__ = ["Block"]
+
+
+class Block:
+    """Emits a stage for ``vectors`` vectors from unit ``u`` on, ``valid`` units of which exist."""
+
+    def __init__(self, frame: Frame, stage: Stage, u: Value, vectors: int, valid: int) -> None:
+        self.frame, self.s, self.stage = frame, frame.s, stage
+        self.u, self.vectors, self.valid = u, vectors, valid
+        self.width = vectors * frame.s.lanes
+        self.parts = split(stage, frame.program.units)
+
+    def multiply(self, offset: int, row: Value, count: Value) -> None:
+        """Compute the tiles of ``count`` rows; the stage's packed weights start at ``offset``."""
+        s, frame = self.s, self.frame
+        given = {p.tile + j for p in self.stage.products if p.given for j in range(p.count)}
+        others = {p.tile + j for p in self.stage.products if not p.given for j in range(p.count)}
+        alone = sorted(given - others)
+        if alone:
+            s.when(s.less(0, frame.ahead), lambda: self._clear(alone, count))
+        if any(p.transposed for p in self.stage.products):
+            self._tiles(offset, row, count)
+            return
+        with s.builder.if_else(s.is_null(frame.packed)) as (raw, packed):
+            with raw:
+                s.loop(0, count, 1, lambda i, _: self._dots(row, i))
+            with packed:
+                self._tiles(offset, row, count)
+
+    def _place(self, i: Value, tile: Value) -> Value:
+        """Return the address of a tile in row ``i`` of the chunk."""
+        s = self.s
+        at = s.add(s.mul(i, self.stage.tiles * self.width), s.mul(tile, self.width))
+        return s.at(self.frame.tiles, at)
+
+    def _clear(self, tiles: list[int], count: Value) -> None:
+        """Set tiles to 0 that only the input's products would fill."""
+        s, zero = self.s, self.s.constant(0.0)
+
+        def row(i: Value, _: list[Value]) -> None:
+            for tile in tiles:
+                for v in range(self.vectors):
+                    s.store(zero, self._place(i, tile), v * s.lanes)
+
+        s.loop(0, count, 1, row)
+
+    def _part(self, part: Part, body: Callable[[Value], None]) -> None:
+        """Emit a product, with whether it is the first into its tiles."""
+        s, ahead = self.s, self.frame.ahead
+        if part.product.given:
+            s.when(s.less(ahead, 1), lambda: body(s.int(int(part.first))))
+        elif part.first == part.first_ahead:
+            body(s.int(int(part.first)))
+        else:
+            body(ahead)
+
+    def _tiles(self, offset: int, row: Value, count: Value) -> None:
+        """Multiply packed weights by several rows at a time."""
+        s, frame = self.s, self.frame
+        whole = sum(p.depth * p.count for p in self.stage.products)
+        base = s.at(frame.packed, s.add(s.mul(self.u, whole), offset))
+        start = 0
+        for part in self.parts:
+            p, weights = part.product, s.at(base, start * self.width)
+            start += p.depth * p.count
+
+            def groups(first: Value, p: Product = p, weights: Value = weights) -> None:
+                def group(i: Value, size: Value) -> None:
+                    top = s.add(row, i)
+                    frame.put_rows(size, lambda j: frame.vector(p.source, s.add(top, j)))
+                    product = (weights, p.depth, p.count)
+                    stride = self.stage.tiles * self.width
+                    frame.tile_call(self.vectors, self._place(i, p.tile), stride, product, first, size)
+
+                frame.groups(count, group)
+
+            self._part(part, groups)
+
+    def _dots(self, row: Value, i: Value) -> None:
+        """Multiply weights as they lie by one row."""
+        s, frame = self.s, self.frame
+        function = s.field(frame.table, library_names(s.target).index("dot"), POINTER)
+        for part in self.parts:
+            p = part.product
+            vector = frame.vector(p.source, s.add(row, i))
+            matrix = frame.matrices[p.matrix]
+
+            def tiles(
+                first: Value,
+                p: Product = p,
+                vector: Value = vector,
+                matrix: tuple[Value, Value] = matrix,
+            ) -> None:
+                base, stride = matrix
+
+                def tile(j: Value, _: list[Value]) -> None:
+                    top = s.add(s.add(self.u, p.row), s.mul(j, frame.program.units))
+                    weights = s.at(base, s.mul(top, stride))
+                    args = [self._place(i, s.add(j, p.tile)), vector, weights, stride]
+                    s.call_pointer(function, DOT, [*args, s.int(p.depth), s.int(self.valid), first])
+
+                s.loop(0, p.count, 1, tile)
+
+            self._part(part, tiles)
+
+    def equations(self, row: Value, i: Value) -> None:
+        """Evaluate the stage's equations for one row, a vector of units at a time."""
+        s, frame = self.s, self.frame
+        r = s.add(row, i)
+        tiles = s.at(frame.tiles, s.mul(i, self.stage.tiles * self.width))
+        places: dict[Read, Value] = {}
+        for v in range(self.vectors):
+            mask = s.mask(self.valid - v * s.lanes)
+            self._vector(tiles, places, r, v * s.lanes, mask)
+
+    def _vector(
+        self, tiles: Value, places: dict[Read, Value], r: Value, lane: int, mask: Value
+    ) -> None:
+        s = self.s
+        unit = s.add(self.u, lane)
+
+        def place(read: Read) -> Value:
+            key = Read(read.buffer, 0, read.when)
+            if key not in places:
+                places[key] = self.frame.row(key, r)
+            return s.at(places[key], s.add(unit, read.column))
+
+        values: dict[Expr, Value] = {}
+        for e in topological(w.value for w in self.stage.writes):
+            if e.op == "const":
+                values[e] = s.constant(e.value)  # type: ignore[arg-type]
+            elif e.op == "read":
+                assert isinstance(e.value, Read)
+                values[e] = s.load(place(e.value), 0, mask)
+            elif e.op == "tile":
+                values[e] = s.load(tiles, int(str(e.value)) * self.width + lane)
+            else:
+                values[e] = EMITTERS[e.op](s, *(values[arg] for arg in e.args))
+        for write in self.stage.writes:
+            target = place(Read(write.buffer, write.column))
+            value = values[write.value]
+            if self.frame.spaces[write.buffer].space == "sum":
+                value = s.builder.fadd(s.load(target, 0, mask), value)
+            s.store(value, target, 0, mask)

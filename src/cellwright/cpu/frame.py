@@ -1,0 +1,217 @@
+"""What a walk reads: the struct that it is called with, and where in memory its rows lie.
+
+The struct (8-byte fields):
+
+====  =====================================================================================
+0     number of steps
+1, 2  the first step and the distance to the next (1 or -1)
+3     batch rows
+4     where each step's rows start, or null: step t starts at t
+5     how many rows each step has, or null: all of them
+6     which rows each thread takes: thread i has rows bounds[i] … bounds[i + 1] - 1
+7     table of the library's functions
+8     packed weights, or null: the weights are read as they lie
+9     1 if the products with the input were computed ahead of the walk, else 0
+10    number of threads
+11 …  for each buffer: address, distance between steps, distance between rows, in elements
+…     for each weight matrix: address, distance between rows, in elements
+====  =====================================================================================
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from cellwright.cpu.simd import I64, POINTER, Simd, Value
+from cellwright.cpu.tile import TILE
+from cellwright.graph.schedule import Product, Program, Read, Stage
+
+__all__ = ["HEADER", "Frame", "Part", "Place", "depths", "matrices", "packed_size", "padded", "split"]
+
+HEADER = 11
+_TILE_BYTES = 16384  # the tiles of a chunk of rows stay in half of a first-level cache
+
+
+def depths(program: Program) -> list[int]:
+    """Return how deep each stage's packed weights are, over all its tiles."""
+    return [sum(p.depth * p.count for p in stage.products) for stage in program.stages]
+
+
+def padded(units: int, lanes: int) -> int:
+    """Round units up to whole vectors."""
+    return -(-units // lanes) * lanes
+
+
+def packed_size(program: Program, lanes: int) -> int:
+    """Return the number of elements of a program's packed weights."""
+    return sum(depths(program)) * padded(program.units, lanes)
+
+
+def matrices(program: Program) -> list[str]:
+    """Return the weight matrices of a program in the order of the struct."""
+    return list(dict.fromkeys(p.matrix for stage in program.stages for p in stage.products))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A product or some of its tiles; ``first``: it comes first in them, so nothing is added to.
+
+    ``first_ahead`` is the same where the products with the input are left out.
+    """
+
+    product: Product
+    first: bool
+    first_ahead: bool
+
+
+def split(stage: Stage, units: int) -> list[Part]:
+    """Cut a stage's products where some tiles are filled for the first time and others added to."""
+    filled: set[int] = set()
+    filled_ahead: set[int] = set()
+    parts: list[Part] = []
+    for p in stage.products:
+        tiles = range(p.tile, p.tile + p.count)
+        firsts = [(t not in filled, t not in filled_ahead) for t in tiles]
+        for (first, ahead), run in groupby(range(p.count), key=lambda j: firsts[j]):
+            chosen = list(run)
+            moved = p.row + chosen[0] * units
+            cut = replace(p, tile=p.tile + chosen[0], count=len(chosen), row=moved)
+            parts.append(Part(cut, first, ahead))
+        filled.update(tiles)
+        filled_ahead.update(() if p.given else tiles)
+    return parts
+
+
+@dataclass
+class Place:
+    """A step that reads may look at: where its rows start and how many it has."""
+
+    position: Value
+    rows: Value
+
+
+class Frame:
+    """Emits what all parts of a walk share: the struct's fields, addresses, groups of rows."""
+
+    def __init__(self, s: Simd, program: Program) -> None:
+        self.s, self.program = s, program
+        struct, self.thread = s.function.args
+        self.struct = struct
+        self.block = s.target.block(s.dtype)
+        self.spaces = {b.name: b for b in program.buffers}
+        self.places: dict[str, Place] = {}
+        self.end: Value = None  # one past this thread's last row at the present step
+        tiles = max(1, *(stage.tiles for stage in program.stages))
+        per_row = tiles * self.block * s.scalar_bytes
+        self.chunk = max(1, _TILE_BYTES // (per_row * s.target.rows)) * s.target.rows
+        self.tiles = s.reserve(s.scalar, self.chunk * tiles * self.block)
+        self.row_table = s.reserve(POINTER, s.target.rows)
+        self.steps, self.first, self.delta, self.batch = (s.field(struct, j) for j in range(4))
+        self.starts, self.counts = (s.field(struct, j, POINTER) for j in (4, 5))
+        bounds = s.field(struct, 6, POINTER)
+        self.low, self.high = s.field(bounds, self.thread), s.field(bounds, s.add(self.thread, 1))
+        self.table, self.packed = s.field(struct, 7, POINTER), s.field(struct, 8, POINTER)
+        self.ahead, self.threads = s.field(struct, 9), s.field(struct, 10)
+        self.buffers: dict[str, tuple[Value, Value, Value]] = {}
+        self.matrices: dict[str, tuple[Value, Value]] = {}
+        index = HEADER
+        for buffer in program.buffers:
+            base = s.field(struct, index, POINTER)
+            self.buffers[buffer.name] = (base, s.field(struct, index + 1), s.field(struct, index + 2))
+            index += 3
+        for name in matrices(program):
+            self.matrices[name] = (s.field(struct, index, POINTER), s.field(struct, index + 1))
+            index += 2
+
+    def place(self, t: Value, exists: Value) -> Place:
+        """Read a step's start and row count; a step outside of the walk has no rows."""
+        s, b = self.s, self.s.builder
+        safe = b.select(exists, t, self.first)
+
+        def lookup(table: Value, default: Value) -> Value:
+            here = b.block
+            with b.if_then(b.not_(s.is_null(table))):
+                found = s.field(table, safe)
+                there = b.block
+            phi = b.phi(I64)
+            phi.add_incoming(default, here)
+            phi.add_incoming(found, there)
+            return phi
+
+        position = lookup(self.starts, safe)
+        rows = lookup(self.counts, self.batch)
+        return Place(position, b.select(exists, rows, s.int(0)))
+
+    def row(self, read: Read, r: Value) -> Value:
+        """Return the address of row ``r`` of what is read, before its column."""
+        s, buffer = self.s, self.spaces[read.buffer]
+        base, step_stride, row_stride = self.buffers[read.buffer]
+        match buffer.space:
+            case "unit":
+                return base
+            case "sum":
+                return s.at(base, s.mul(self.thread, row_stride))
+            case "row":
+                return s.at(base, s.mul(r, row_stride))
+        place = self.places[read.when]
+        offset = s.add(s.mul(place.position, step_stride), s.mul(r, row_stride))
+        inside = s.at(base, offset)
+        if read.when == "now" or buffer.start is None:
+            return inside
+        outside = self.row(Read(buffer.start), r)
+        return s.builder.select(s.less(r, place.rows), inside, outside)
+
+    def vector(self, read: Read, r: Value) -> Value:
+        """Return the address of row ``r`` of what is read."""
+        return self.s.at(self.row(read, r), read.column)
+
+    def blocks(self, body: Callable[[Value, int, int], None]) -> None:
+        """Call ``body(first unit, vectors, units)``: for whole blocks, then for what is left."""
+        s, units = self.s, self.program.units
+        whole = units // self.block * self.block
+        if whole:
+            s.loop(0, whole, self.block, lambda u, _: body(u, s.target.vectors, self.block))
+        if units > whole:
+            left = units - whole
+            body(s.int(whole), -(-left // s.lanes), left)
+
+    def groups(self, count: Value, body: Callable[[Value, Value], None]) -> None:
+        """Part rows into tiles: full ones, and the last two alike so that neither is small."""
+        s, b, full = self.s, self.s.builder, self.s.target.rows
+        head, inner, done = (b.append_basic_block(n) for n in ("groups", "group", "grouped"))
+        before = b.block
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I64)
+        i.add_incoming(s.int(0), before)
+        b.cbranch(s.less(i, count), inner, done)
+        b.position_at_end(inner)
+        left = s.sub(count, i)
+        half = b.lshr(s.add(left, 1), s.int(1))
+        small = b.select(s.less(full, left), half, left)
+        size = b.select(s.less(2 * full - 1, left), s.int(full), small)
+        body(i, size)
+        i.add_incoming(s.add(i, size), b.block)
+        b.branch(head)
+        b.position_at_end(done)
+
+    def tile_call(
+        self, vectors: int, results: Value, stride: Value, product: tuple[Value, int, int], first: Value, size: Value
+    ) -> None:
+        """Multiply the ``size`` rows in the row table; ``product``: weights, depth, tiles."""
+        s = self.s
+        index = s.add(size, (vectors - 1) * s.target.rows - 1)
+        function = s.field(self.table, index, POINTER)
+        weights, depth, count = product
+        args = [results, s.int(stride), self.row_table, weights, s.int(depth), s.int(count)]
+        s.call_pointer(function, TILE, [*args, first])
+
+    def put_rows(self, size: Value, address: Callable[[Value], Value]) -> None:
+        """Put the addresses of a tile's rows into the row table."""
+        s = self.s
+
+        def put(j: Value, _: list[Value]) -> None:
+            place = s.builder.gep(self.row_table, [j], source_etype=POINTER)
+            s.builder.store(address(j), place)
+
+        s.loop(0, size, 1, put)

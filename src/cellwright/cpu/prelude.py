@@ -1,0 +1,105 @@
+"""What happens ahead of a walk: weights are packed, and where told, the input is multiplied.
+
+With few rows a step reads all weights for little work. The products with the input do not wait for
+the step before, so they are taken ahead, several steps at a time, and read their weights once.
+"""
+
+from cellwright.cpu.frame import Frame, depths, padded, split
+from cellwright.cpu.simd import POINTER, Value
+from cellwright.cpu.tile import PACK, library_names
+from cellwright.graph.schedule import Product, Stage
+
+__all__ = ["emit_prelude"]
+
+
+def emit_prelude(frame: Frame) -> None:
+    """Emit the packing of this thread's blocks of units, and the products ahead of its rows.
+
+    The products read what all threads have packed: they are taken only where one thread works.
+    """
+    s, program = frame.s, frame.program
+    with s.builder.if_then(s.builder.not_(s.is_null(frame.packed))):
+        offset = 0
+        for stage, depth in zip(program.stages, depths(program), strict=True):
+            _pack(frame, stage, offset, depth)
+            offset += depth * padded(program.units, s.lanes)
+        if any(p.given for stage in program.stages for p in stage.products):
+            with s.builder.if_then(s.less(0, frame.ahead)):
+                _project(frame)
+    s.finish()
+
+
+def _pack(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
+    """Lay a stage's weights out in the order in which tiles read them."""
+    s, names = frame.s, library_names(frame.s.target)
+    start = 0
+    for part in split(stage, frame.program.units):
+        p = part.product
+        name = "pack_depth" if p.transposed else "pack_units"
+        function = s.field(frame.table, names.index(name), POINTER)
+        base, stride = frame.matrices[p.matrix]
+        weights = s.at(base, s.mul(stride, p.row))
+        args = [weights, stride, s.int(frame.program.units), s.int(p.depth), s.int(p.count)]
+        args += [s.at(frame.packed, offset), s.int(start), s.int(whole), frame.thread, frame.threads]
+        s.call_pointer(function, PACK, args)
+        start += p.depth * p.count
+
+
+def _project(frame: Frame) -> None:
+    """Write the products with the input of all steps to ``gx``."""
+    s, program = frame.s, frame.program
+
+    def block(u: Value, vectors: int, valid: int) -> None:
+        offset = 0
+        for stage, whole in zip(program.stages, depths(program), strict=True):
+            base = s.at(frame.packed, s.add(s.mul(u, whole), offset))
+            offset += whole * padded(program.units, s.lanes)
+            start = 0
+            for part in split(stage, program.units):
+                p, width = part.product, vectors * s.lanes
+                weights = s.at(base, start * width)
+                start += p.depth * p.count
+                if p.given:
+                    columns = stage.columns[p.tile : p.tile + p.count]
+                    _project_rows(frame, p, columns, weights, (u, vectors, valid))
+
+    frame.blocks(block)
+
+
+def _project_rows(
+    frame: Frame,
+    p: Product,
+    columns: tuple[int, ...],
+    weights: Value,
+    block: tuple[Value, int, int],
+) -> None:
+    """Multiply the rows of successive steps, for one batch row after the other."""
+    s = frame.s
+    u, vectors, valid = block
+    width = vectors * s.lanes
+    x, x_step, x_row = frame.buffers["x"]
+    gx, gx_step, gx_row = frame.buffers["gx"]
+
+    def row(r: Value, _: list[Value]) -> None:
+        source, target = s.at(x, s.mul(r, x_row)), s.at(gx, s.mul(r, gx_row))
+
+        def group(t: Value, size: Value) -> None:
+            frame.put_rows(size, lambda j: s.at(source, s.mul(s.add(t, j), x_step)))
+            stride = p.count * width
+            frame.tile_call(
+                vectors, frame.tiles, stride, (weights, p.depth, p.count), s.int(1), size
+            )
+
+            def copy(j: Value, _: list[Value]) -> None:
+                out = s.at(target, s.mul(s.add(t, j), gx_step))
+                for tile, column in enumerate(columns):
+                    for v in range(vectors):
+                        value = s.load(s.at(frame.tiles, s.mul(j, stride)), tile * width + v * s.lanes)
+                        place = s.add(s.add(u, column), v * s.lanes)
+                        s.store(value, out, place, s.mask(valid - v * s.lanes))
+
+            s.loop(0, size, 1, copy)
+
+        frame.groups(frame.steps, group)
+
+    s.loop(frame.low, frame.high, 1, row)
