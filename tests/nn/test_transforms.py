@@ -131,8 +131,8 @@ def test_gradient_of_a_gradient(modules, x):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradcheck(kind):
-    ours, _ = pair(kind, 2, 3, 2, bidirectional=True, dtype=DOUBLE)
-    x, hx = normal(3, 2, 2, dtype=DOUBLE), states_for(ours, 2)
+    ours, _ = pair(kind, 2, 3, bidirectional=True, dtype=DOUBLE)
+    x, hx = normal(3, 1, 2, dtype=DOUBLE), states_for(ours, 1)
     states = hx if isinstance(hx, tuple) else (hx,)
     names = [n for n, _ in ours.named_parameters()]
 
@@ -147,7 +147,7 @@ def test_gradcheck(kind):
     assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_compile(kind):
     ours, theirs = pair(kind, 3, 4, dtype=DOUBLE)
     compiled = torch.compile(ours, backend="eager", fullgraph=True)
