@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from tests.cpu.cells import SQUARE
+from tests.tolerance import assert_close
 from torch import Tensor
 
 from cellwright.autograd import Weights, run_layer
 from cellwright.cells import lstm
 from cellwright.graph.interpret import interpret_layer
 from cellwright.graph.trace import INPUT, Cell
-from tests.cpu.cells import SQUARE
-from tests.tolerance import assert_close
 
 __all__ = ["FORMS", "Case", "compare", "double", "flatten", "make", "normal", "results", "run"]
 

@@ -21,7 +21,7 @@ def coupled(x: Symbol, h: Symbol, c: Symbol) -> Pair:
 
 @cw.cell
 def mgu(x: Symbol, h: Symbol) -> Symbol:
-    """Minimal gated unit: one gate, which also resets the state before its product. Zhou et al. 2016."""
+    """Minimal gated unit: one gate, which resets the state too. Zhou et al. 2016."""
     f = cw.sigmoid(x.f + h.f)
     n = cw.tanh(x.n + (f * h).n)
     return (1 - f) * h + f * n

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from tests.cpu.agreement import FORMS, apply, compare, flatten, make, run
+from tests.cpu.cells import BUNDLED, CELLS, WRITTEN
 
 from cellwright.autograd import run_layer
 from cellwright.cells import gru, lstm
-from tests.cpu.agreement import FORMS, apply, compare, flatten, make, run
-from tests.cpu.cells import BUNDLED, CELLS, WRITTEN
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 each_cell = pytest.mark.parametrize("name", CELLS)

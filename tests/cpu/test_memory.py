@@ -1,0 +1,116 @@
+"""What kernels read and write: poisoned memory, fences around every buffer, pages behind them."""
+
+import ctypes
+import mmap
+import subprocess
+import sys
+
+import pytest
+import torch
+from tests.cpu.agreement import FORMS, apply, compare, make, results, run
+from tests.cpu.cells import CELLS
+from tests.cpu.fences import Fences, extent
+from tests.cpu.test_agreement import VIEWS
+
+from cellwright.cells import lstm
+from cellwright.cpu import plan
+
+FENCED = ["time first", "two rows, both ways", "one step of one row", "one row", "many rows"]
+FENCED += ["zeros, both ways", "batch first, both ways", "packed, both ways", "no bias"]
+
+
+@pytest.fixture
+def fences(monkeypatch):
+    """Fences around all that a call gets and makes; plans are new, as they keep memory."""
+    plan.plan_of.cache_clear()
+    made = Fences()
+    made.install(monkeypatch)
+    yield made
+    monkeypatch.undo()
+    plan.plan_of.cache_clear()
+
+
+def fenced_compare(case, fences):
+    """Check results in fenced memory against those in torch's own, and the fences."""
+    compare(apply(case, fences.copy))
+    fences.check()
+    assert fences.count > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("form", FENCED)
+def test_fences(name, form, dtype, fences):
+    fenced_compare(make(CELLS[name], dtype=dtype, **FORMS[form]), fences)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "peephole", "two_stages"])
+@pytest.mark.parametrize("hidden", [1, 65])
+def test_fences_of_other_sizes(name, hidden, fences):
+    for form in ("two rows, both ways", "packed, both ways", "one step of one row"):
+        fenced_compare(make(CELLS[name], hidden, **FORMS[form]), fences)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_fences_around_views(view, fences):
+    for form in ("time first", "packed, both ways", "one step of one row"):
+        fenced_compare(apply(make(lstm, **FORMS[form]), VIEWS[view]), fences)
+
+
+def test_cotangents_are_only_read(fences):
+    case = make(lstm, directions=2)
+    shapes = {"output": (4, 5, 34), "h.final": (2, 5, 17), "c.final": (2, 5, 17)}
+    run(case, {n: fences.copy(torch.randn(s)) for n, s in shapes.items()})
+    fences.check()
+
+
+def test_fences_see_a_write_outside(fences):
+    fences.make((4,), torch.float32).as_strided((1,), (1,), 3).fill_(1.0)
+    with pytest.raises(AssertionError, match="outside of its memory"):
+        fences.check()
+
+
+def test_fences_see_a_write_to_what_was_given(fences):
+    fences.copy(torch.ones(4)).fill_(2.0)
+    with pytest.raises(AssertionError, match="what it was given"):
+        fences.check()
+
+
+def test_fences_see_what_was_never_written(fences):
+    assert torch.empty(3).isnan().all()
+    assert torch.ones(2).new_empty(2, 3).isnan().all()
+    assert torch.empty_like(torch.ones(3, 2).t()).stride() == (1, 2)
+
+
+def _page_end(t):
+    """Return a copy whose last element ends a page of memory, with no memory behind it."""
+    span = extent(t)
+    pages = -(-span.numel() * t.itemsize // mmap.PAGESIZE)
+    memory = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    whole = torch.frombuffer(memory, dtype=t.dtype)
+    behind = pages * mmap.PAGESIZE
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + behind), mmap.PAGESIZE, 0) == 0
+    first = behind // t.itemsize - span.numel()
+    whole[first : behind // t.itemsize] = span
+    return whole.as_strided(t.shape, t.stride(), first)
+
+
+def read_to_page_ends():
+    """Run calls whose tensors end where memory ends: a read beyond them is a crash."""
+    for dtype in (torch.float32, torch.float64):
+        for name in ("lstm", "gru", "peephole"):
+            for form in ("two rows, both ways", "one step of one row", "one row", "packed"):
+                case = apply(make(CELLS[name], dtype=dtype, **FORMS[form]), _page_end)
+                with torch.no_grad():
+                    found = results(case)
+                run(case, {n: _page_end(torch.randn_like(t)) for n, t in found.items()})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="uses mprotect")
+def test_nothing_is_read_beyond_the_end_of_memory():
+    code = "from tests.cpu.test_memory import read_to_page_ends as f; f(); print('read')"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (found.returncode, found.stdout) == (0, "read\n"), found.stderr
