@@ -9,8 +9,10 @@ from torch import Tensor
 
 from cellwright.cpu.backward import backward_layer
 from cellwright.cpu.forward import forward_layer
+from cellwright.cpu.inference import prepare
 from cellwright.cpu.plan import Kept, Plan, plan_of
 from cellwright.cpu.target import DTYPES, host
+from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Layout, dense
 from cellwright.errors import CompileError, InterpreterWarning
 from cellwright.graph.interpret import Weights, interpret_layer
@@ -71,18 +73,32 @@ def _compiled(
     hidden_size: int,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     plan = plan_of(cell, x.shape[-1], hidden_size, _NAMES[x.dtype], bool(weights[0].biases))
+    if not (torch.is_grad_enabled() and _differentiates(x, states, weights)):
+        if batch_sizes is None and len(weights) == 1:
+            short = prepare(plan, x.shape[0], x.shape[1], Team.threads())
+            done = None if short is None else short(x, states, weights[0])
+            if done is not None:
+                return done
+        layout = _layout(x, batch_sizes)
+        out, ends, _ = forward_layer(plan, layout, *_ready(x, states, weights), keep=False)
+        return out, ends
+    tensors = [x, *(states or ()), *_flatten(weights)]
+    layout = _layout(x, batch_sizes)
+    out, *finals = _Layer.apply(plan, layout, batch_sizes, states is not None, *tensors)
+    return out, tuple(finals)
+
+
+def _layout(x: Tensor, batch_sizes: list[int] | None) -> Layout:
     if batch_sizes is None:
-        layout = dense(x.shape[0], x.shape[1])
-    else:
-        layout = Layout(len(batch_sizes), batch_sizes[0], batch_sizes)
-    if torch.is_grad_enabled():
-        tensors = [x, *(states or ()), *_flatten(weights)]
-        if any(t.requires_grad for t in tensors):
-            out, *finals = _Layer.apply(plan, layout, batch_sizes, states is not None, *tensors)
-            return out, tuple(finals)
-    x, states, weights = _ready(x, states, weights)
-    out, ends, _ = forward_layer(plan, layout, x, states, weights, keep=False)
-    return out, ends
+        return dense(x.shape[0], x.shape[1])
+    return Layout(len(batch_sizes), batch_sizes[0], batch_sizes)
+
+
+def _differentiates(
+    x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
+) -> bool:
+    """Whether anything that goes in asks for a gradient."""
+    return any(t.requires_grad for t in (x, *(states or ()), *_flatten(weights)))
 
 
 def _flatten(weights: Sequence[Weights]) -> list[Tensor]:

@@ -10,9 +10,6 @@ from cellwright.graph.interpret import Weights
 
 __all__ = ["forward_layer"]
 
-_RAW_BATCH = 2
-"""A single step of up to so many rows reads the weights as they lie: packing would cost more."""
-
 
 def forward_layer(
     plan: Plan,
@@ -40,9 +37,8 @@ def forward_layer(
     D, H, N = len(weights), plan.units, layout.batch
     out = empty_like(x, D * H, packed)
     finals = tuple([x.new_empty(D, N, H) for _ in plan.cell.states])
-    raw = not keep and layout.steps == 1 and N <= _RAW_BATCH
     threads = threads_for(plan, layout)
-    ahead = not raw and threads == 1 and projects_first(plan, layout)
+    ahead = threads == 1 and projects_first(plan, layout)
     kept: list[Kept] = []
     for d, held in enumerate(weights):
         fields = _state_fields(plan, out, states, finals, d, packed)
@@ -52,7 +48,7 @@ def forward_layer(
             fields["bias." + bundle] = (bias.data_ptr(), 0, 0)
         for name, vector in held.vectors.items():
             fields["vector." + name] = (vector.data_ptr(), 0, 0)
-        plan.forward_walk(layout, d == 1, threads, fields, held.bundles, raw, ahead)
+        plan.forward_walk(layout, d == 1, threads, fields, held.bundles, ahead)
     return out, finals, kept
 
 

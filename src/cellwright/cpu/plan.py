@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,6 +66,11 @@ class Plan:
             CompileError: it cannot be compiled on this machine.
         """
         return Walk(backward(self.cell, self.units), self.dtype)
+
+    @cached_property
+    def prepared(self) -> dict[tuple[int, int, int], Any]:
+        """Calls that were made before, by (L, N, threads); see ``cellwright.cpu.inference``."""
+        return {}
 
     @cached_property
     def dump(self) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cellwright.cpu import jit
-from cellwright.cpu.frame import matrices, packed_size
+from cellwright.cpu.frame import HEADER, matrices, packed_size
 from cellwright.cpu.target import host
 from cellwright.cpu.team import WALK, Team, team
 from cellwright.cpu.tile import emit_library, library_names
@@ -97,9 +97,58 @@ class Walk:
         self._table_address = self._table.buffer_info()[0]
         self.names = [b.name for b in program.buffers]
         self.matrices = matrices(program)
+        self.position = {name: HEADER + 3 * k for k, name in enumerate(self.names)}
+        top = HEADER + 3 * len(self.names)
+        self.matrix_position = {name: top + 2 * k for k, name in enumerate(self.matrices)}
         self.packed_size = packed_size(program, target.lanes(dtype))
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._team: Team = team(target)
+
+    def struct(
+        self,
+        layout: Layout,
+        reverse: bool,
+        threads: int,
+        fields: Mapping[str, Field],
+        weights: Mapping[str, Field],
+        packed: int,
+        ahead: bool,
+    ) -> list[int]:
+        """Return what the machine code reads.
+
+        Args:
+            layout: how the rows lie.
+            reverse: walk backwards in time.
+            threads: over how many threads the rows are shared out.
+            fields: where each buffer of the program lies.
+            weights: where each matrix lies.
+            packed: memory for the packed weights, or 0 to read the weights as they lie.
+            ahead: take the products with the input ahead of the walk, into the buffer ``gx``.
+        """
+        last = layout.steps - 1
+        struct = [layout.steps, last if reverse else 0, -1 if reverse else 1, layout.batch]
+        struct += (_address(layout.starts), _address(layout.counts))
+        struct += (layout.bounds(threads).buffer_info()[0], self._table_address, packed)
+        struct += (int(ahead), threads)
+        for name in self.names:
+            struct += fields[name]
+        for name in self.matrices:
+            struct += weights[name][:2]
+        return struct
+
+    def run(self, struct: list[int], threads: int) -> None:
+        """Run the machine code; what the struct points to must be alive."""
+        memory = array("q", struct)
+        address, _ = memory.buffer_info()
+        if threads == 1:
+            self._call(address, 0)
+        else:
+            self._team(self._prelude, address, threads)
+            self._team(self._walk, address, threads)
+
+    def pack_memory(self) -> Tensor:
+        """Return memory for the packed weights."""
+        return torch.empty(self.packed_size, dtype=self._dtype)
 
     def __call__(
         self,
@@ -108,38 +157,13 @@ class Walk:
         threads: int,
         fields: Mapping[str, Field],
         weights: Mapping[str, Tensor],
-        raw: bool = False,
         ahead: bool = False,
     ) -> None:
-        """Walk over all steps.
-
-        Args:
-            layout: how the rows lie.
-            reverse: walk backwards in time.
-            threads: over how many threads the rows are shared out.
-            fields: where each buffer of the program lies.
-            weights: the matrices.
-            raw: read them as they lie instead of packing them first.
-            ahead: take the products with the input ahead of the walk, into the buffer ``gx``.
-        """
-        packed = None if raw else torch.empty(self.packed_size, dtype=self._dtype)
-        bounds = layout.bounds(threads)
-        last = layout.steps - 1
-        struct = [layout.steps, last if reverse else 0, -1 if reverse else 1, layout.batch]
-        struct += (_address(layout.starts), _address(layout.counts), bounds.buffer_info()[0])
-        struct += (self._table_address, 0 if packed is None else packed.data_ptr(), int(ahead), threads)
-        for name in self.names:
-            struct += fields[name]
-        for name in self.matrices:
-            matrix = weights[name]
-            struct += (matrix.data_ptr(), matrix.stride(0))
-        memory = array("q", struct)
-        address, _ = memory.buffer_info()
-        if threads == 1:
-            self._call(address, 0)
-        else:
-            self._team(self._prelude, address, threads)
-            self._team(self._walk, address, threads)
+        """Walk over all steps; see ``struct``."""
+        packed = self.pack_memory()
+        matrices = {name: (w.data_ptr(), w.stride(0), 1) for name, w in weights.items()}
+        address = packed.data_ptr()
+        self.run(self.struct(layout, reverse, threads, fields, matrices, address, ahead), threads)
 
 
 def _address(values: "array[int] | None") -> int:
