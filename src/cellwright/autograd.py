@@ -107,8 +107,8 @@ def _flatten(weights: Sequence[Weights]) -> list[Tensor]:
 
 def _rebuild(plan: Plan, tensors: Sequence[Tensor | None]) -> list[Weights]:
     """Undo ``_flatten``."""
-    names = [list(plan.cell.bundles), list(plan.cell.bundles) if plan.bias else []]
-    names.append(list(plan.cell.vectors))
+    bundles = tuple(plan.cell.bundles)
+    names = (bundles, bundles if plan.bias else (), tuple(plan.cell.vectors))
     each = sum(map(len, names))
     rest = iter(tensors)
     return [

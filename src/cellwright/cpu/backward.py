@@ -4,17 +4,16 @@ The walk leaves the gradient of every accumulator at every step. What needs no o
 follows from it in a few products over all steps at once: the gradients of weights and input.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cellwright.cpu.plan import Kept, Plan, empty_like, field, flat, threads_for
+from cellwright.cpu.plan import Fed, Kept, Plan, empty_like, field, flat, threads_for
 from cellwright.cpu.walks import Field, Layout, Walk
-from cellwright.graph.expr import Expr, leaf
+from cellwright.graph.expr import leaf
 from cellwright.graph.interpret import Weights
-from cellwright.graph.trace import INPUT
 
 __all__ = ["Gradients", "backward_layer"]
 
@@ -61,13 +60,29 @@ def backward_layer(
         one = _Direction(plan, layout, x, held, d == 1, kept[d])
         if states is not None:
             one.initial = [s[d] for s in states]
-        cotangent = None if dy is None else dy.narrow(-1, d * H, H)
-        one.walk(out.narrow(-1, d * H, H), cotangent, [g[d] for g in dstates])
+        cotangent = None if dy is None else _half(dy, d, D, H)
+        one.walk(_half(out, d, D, H), cotangent, [g[d] for g in dstates])
         if dx is not None:
             one.add_input_gradient(dx, first=d == 0)
         one.add_state_gradients([g[d] for g in dstates])
         found.append(one.weight_gradients())
     return Gradients(dx, dstates, found)
+
+
+_INPUT = leaf("input")
+
+
+def _half(t: Tensor, d: int, directions: int, units: int) -> Tensor:
+    """Return the part of an output that belongs to direction ``d``."""
+    return t if directions == 1 else t.narrow(-1, d * units, units)
+
+
+def _columns(da: Tensor, f: Fed) -> Tensor:
+    return da if f.count == da.shape[1] else da.narrow(1, f.column, f.count)
+
+
+def _rows(weights: Tensor, f: Fed) -> Tensor:
+    return weights if f.count == weights.shape[0] else weights.narrow(0, f.row, f.count)
 
 
 def _copy(t: Tensor) -> Tensor:
@@ -128,28 +143,11 @@ class _Direction:
             fields[name] = (rows.data_ptr(), 0, H)
         return fields, [scratch]
 
-    def _fed(self, source: Expr) -> Iterable[tuple[str, slice, slice]]:
-        """Yield (bundle, columns of da, rows of the weights) of what ``source`` is multiplied with."""
-        H = self.units
-        for bundle, gates in self.plan.cell.bundles.items():
-            slots = self.step.slots(bundle)
-            runs: list[tuple[int, int, int]] = []
-            for row, (slot, gate) in enumerate(zip(slots, gates, strict=True)):
-                terms = self.step.accumulators[slot].terms
-                if all(t.source is not source or (t.bundle, t.gate) != (bundle, gate) for t in terms):
-                    continue
-                if runs and (slot, row) == (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]):
-                    runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
-                else:
-                    runs.append((slot, row, 1))
-            for slot, row, count in runs:
-                yield bundle, slice(slot * H, (slot + count) * H), slice(row * H, (row + count) * H)
-
     def add_input_gradient(self, dx: Tensor, first: bool) -> None:
         """Write to ``dx``, or add to it: the gates' gradients times the input's weights."""
         da, target = flat(self.da), flat(dx)
-        for _, columns, rows in self._fed(leaf("input")):
-            product = (da[:, columns], self.held.bundles[INPUT][rows])
+        for f in self.plan.fed.get(_INPUT, ()):
+            product = (_columns(da, f), _rows(self.held.bundles[f.bundle], f))
             if first:
                 torch.mm(*product, out=target)
             else:
@@ -178,46 +176,52 @@ class _Direction:
             return
         edge = self.edge()
         for state, gradient in zip(self.plan.cell.states, dstates, strict=True):
-            for bundle, columns, rows in self._fed(leaf("state", state)):
-                gradient.addmm_(edge[:, columns], self.held.bundles[bundle][rows])
+            for f in self.plan.fed.get(leaf("state", state), ()):
+                gradient.addmm_(_columns(edge, f), _rows(self.held.bundles[f.bundle], f))
 
     def weight_gradients(self) -> Weights:
         """Return the gradients of weights, biases and per-unit vectors."""
         bundles = {b: torch.empty_like(w) for b, w in self.held.bundles.items()}
         da = flat(self.da)
-        for _, columns, rows in self._fed(leaf("input")):
-            torch.mm(da[:, columns].t(), flat(self.x), out=bundles[INPUT][rows])
-        for e, value in zip(self.step.expressions, self.kept.expressions, strict=True):
-            for bundle, columns, rows in self._fed(e):
-                torch.mm(da[:, columns].t(), flat(value), out=bundles[bundle][rows])
+        sources = [(_INPUT, self.x), *zip(self.step.expressions, self.kept.expressions, strict=True)]
+        for source, value in sources:
+            for f in self.plan.fed.get(source, ()):
+                torch.mm(_columns(da, f).t(), flat(value), out=_rows(bundles[f.bundle], f))
         self._state_products(bundles)
         total = self.db.sum(0) if self.db.shape[0] > 1 else self.db[0]
-        gates = total.view(-1, self.units)
-        # each bias gets memory of its own: two gradients must not change together
-        biases = {b: gates[list(self.step.slots(b))].flatten() for b in self.held.biases}
+        biases = {b: self._bias_gradient(b, total) for b in self.held.biases}
         vectors = {v: g.sum(0) for v, g in self.dvectors.items()}
         return Weights(bundles, biases, vectors, None)
 
+    def _bias_gradient(self, bundle: str, total: Tensor) -> Tensor:
+        """Return a bias's gradient in memory of its own: no two may change together."""
+        pieces = [total[columns] for columns in self.plan.bias_slices[bundle]]
+        return pieces[0].clone() if len(pieces) == 1 else torch.cat(pieces)
+
     def _state_products(self, bundles: dict[str, Tensor]) -> None:
         """Multiply the gates' gradients by the states of the step before, in all sequences."""
-        edge = self.edge()
-        work = []
+        single = self.layout.rows == self.layout.batch
+        work: list[tuple[int, Fed, Tensor]] = []
         for k, state in enumerate(self.plan.cell.states):
-            for bundle, columns, rows in self._fed(leaf("state", state)):
-                target = bundles[bundle][rows]
-                if self.initial is None:
+            for f in self.plan.fed.get(leaf("state", state), ()):
+                target = _rows(bundles[f.bundle], f)
+                work.append((k, f, target))
+                if self.initial is not None:
+                    torch.mm(_columns(self.edge(), f).t(), self.initial[k], out=target)
+                elif single:
                     target.zero_()
-                else:
-                    torch.mm(edge[:, columns].t(), self.initial[k], out=target)
-                work.append((k, columns, target))
-        if self.layout.rows == self.layout.batch:
-            return  # one step: it has nothing before it but the initial states
+        if single:
+            return  # one step has nothing before it but the initial states
         pairs: dict[int, tuple[Tensor, Tensor]] = {}
-        for k, columns, target in work:
+        for k, f, target in work:
             if k not in pairs:
                 pairs[k] = self._shifted(self.streams[k])
             da, before = pairs[k]
-            target.addmm_(da[:, columns].t(), before)
+            product = (_columns(da, f).t(), before)
+            if self.initial is None:
+                torch.mm(*product, out=target)
+            else:
+                target.addmm_(*product)
 
     def _shifted(self, stream: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows of ``da`` and, beside them, the states of the step before.

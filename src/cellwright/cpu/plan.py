@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from cellwright.cpu.target import DTYPES
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Field, Layout, Walk
 from cellwright.graph.accumulate import Step, accumulate
+from cellwright.graph.expr import Expr
 from cellwright.graph.schedule import backward, forward
 from cellwright.graph.trace import INPUT, Cell
 
@@ -22,6 +23,26 @@ _TEAM_WORK = 200_000
 """Multiply-adds from which a call is shared out over the team."""
 _PROJECTED_BYTES = 1 << 26
 """The product of the whole input with its weights is stored only up to this size."""
+
+
+class Fed(NamedTuple):
+    """``count`` columns of the accumulators from ``column`` on come from rows of ``bundle``."""
+
+    bundle: str
+    column: int
+    row: int
+    count: int
+
+
+def _runs(slots: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Cut into runs of successive numbers: (first, count)."""
+    runs: list[tuple[int, int]] = []
+    for slot in slots:
+        if runs and slot == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((slot, 1))
+    return runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +69,37 @@ class Plan:
     def streamed(self) -> list[str]:
         """The states besides the first that are read across units, so kept at each step."""
         return [s for s in self.cell.states[1:] if s in self.step.projected]
+
+    @cached_property
+    def fed(self) -> dict[Expr, list[Fed]]:
+        """What each source is multiplied with: the input, the states, the projected expressions."""
+        terms = {t.source for a in self.step.accumulators for t in a.terms}
+        return {source: self._fed(source) for source in terms}
+
+    def _fed(self, source: Expr) -> list[Fed]:
+        H, found = self.units, []
+        for bundle, gates in self.cell.bundles.items():
+            runs: list[tuple[int, int, int]] = []
+            for row, (slot, gate) in enumerate(zip(self.step.slots(bundle), gates, strict=True)):
+                terms = self.step.accumulators[slot].terms
+                if all(t.source is not source or (t.bundle, t.gate) != (bundle, gate) for t in terms):
+                    continue
+                if runs and (slot, row) == (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]):
+                    runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
+                else:
+                    runs.append((slot, row, 1))
+            for slot, row, count in runs:
+                found.append(Fed(bundle, slot * H, row * H, count * H))
+        return found
+
+    @cached_property
+    def bias_slices(self) -> dict[str, list[slice]]:
+        """For each bundle, the columns of the accumulators' gradients that make its bias's."""
+        H = self.units
+        return {
+            bundle: [slice(first * H, (first + count) * H) for first, count in _runs(slots)]
+            for bundle, slots in ((b, self.step.slots(b)) for b in self.cell.bundles)
+        }
 
     @cached_property
     def forward_walk(self) -> Walk:

@@ -4,13 +4,17 @@
 Cellwright's, whatever else is asked for is torch's.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.nn
 
 from cellwright.nn.recurrent import Recurrent
 from cellwright.nn.rnn import GRU, LSTM, RNN
 from cellwright.nn.sequence import SequenceModel
+
+if TYPE_CHECKING:  # so that a type checker knows what __getattr__ hands on
+    from torch.nn import *  # type: ignore[assignment]
+    from torch.nn import functional, init, modules, parameter, utils
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SequenceModel"]
 
