@@ -188,18 +188,21 @@ def test_weight_norm(kind):
     assert ours.parametrizations.weight_hh_l0.original0.grad.abs().sum() > 0
 
 
-def test_a_parameter_replaced_by_an_attribute(modules, x):
+@pytest.mark.parametrize("name", ["weight_hh_l0", "bias_ih_l1_reverse"])
+def test_a_parameter_replaced_by_an_attribute(modules, x, name):
     ours, theirs = modules
-    drawn = torch.randn_like(ours.weight_hh_l0).requires_grad_()
-    del ours.weight_hh_l0
-    ours.weight_hh_l0 = drawn * 2
-    expected = functional_call(theirs, {"weight_hh_l0": drawn * 2}, (x,))[0]
-    found = ours(x)[0]
+    drawn = torch.randn_like(getattr(ours, name)).requires_grad_()
+    delattr(ours, name)
+    setattr(ours, name, drawn * 2)
+    found, expected = ours(x)[0], functional_call(theirs, {name: drawn * 2}, (x,))[0]
     assert_close(found, expected)
-    ours_gradient, theirs_gradient = (
-        torch.autograd.grad(out.square().sum(), drawn)[0] for out in (found, expected)
-    )
-    assert_close(ours_gradient, theirs_gradient)
+    rest = [n for n, _ in ours.named_parameters()]
+    gradients = [
+        torch.autograd.grad(out.square().sum(), [drawn, *map(module.get_parameter, rest)])
+        for out, module in ((found, ours), (expected, theirs))
+    ]
+    for left, right in zip(*gradients, strict=True):
+        assert_close(left, right)
 
 
 def test_every_layer_is_asked_of_the_one_function(monkeypatch):

@@ -13,8 +13,12 @@ from cellwright.nn.rnn import GRU, LSTM, RNN
 from cellwright.nn.sequence import SequenceModel
 
 if TYPE_CHECKING:  # so that a type checker knows what __getattr__ hands on
-    from torch.nn import *  # type: ignore[assignment]
-    from torch.nn import functional, init, modules, parameter, utils
+    from torch.nn import *  # type: ignore[assignment]  # noqa: F403
+    from torch.nn import functional as functional
+    from torch.nn import init as init
+    from torch.nn import modules as modules
+    from torch.nn import parameter as parameter
+    from torch.nn import utils as utils
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "SequenceModel"]
 
