@@ -18,7 +18,8 @@ from cellwright.cells import lstm
 from cellwright.graph.interpret import interpret_layer
 from cellwright.graph.trace import INPUT, Cell
 
-__all__ = ["FORMS", "Case", "compare", "double", "flatten", "make", "normal", "results", "run"]
+__all__ = ["FORMS", "Case", "Run", "apply", "compare", "double", "flatten", "make", "normal"]
+__all__ += ["results", "run"]
 
 Result = tuple[Tensor, tuple[Tensor, ...]]
 Run = Callable[..., Result]
@@ -166,7 +167,13 @@ def run(
     return found, dict(zip(leaves, gradients, strict=True))
 
 
-def compare(case: Case, of: str = "", frozen: Sequence[str] = (), engine: Run = run_layer) -> None:
+def compare(
+    case: Case,
+    of: str = "",
+    frozen: Sequence[str] = (),
+    engine: Run = run_layer,
+    truth: Run = interpret_layer,
+) -> None:
     """Check a call's results, with and without gradients to come, and all its gradients.
 
     Args:
@@ -174,14 +181,15 @@ def compare(case: Case, of: str = "", frozen: Sequence[str] = (), engine: Run = 
         of: differentiate only the results whose name holds this: ``output``, ``final``.
         frozen: parts of the names of tensors that need no gradient.
         engine: what stands in the place of ``run_layer``.
+        truth: what says in float64 what is right.
     """
     with torch.no_grad():
-        truth = results(double(case), interpret_layer)
+        right = results(double(case), truth)
         alone = results(case, engine)
-    cotangents = {n: normal(*t.shape, dtype=torch.float64) for n, t in truth.items() if of in n}
+    cotangents = {n: normal(*t.shape, dtype=torch.float64) for n, t in right.items() if of in n}
     found, gradients = run(case, cotangents, frozen, engine)
-    _, expected = run(double(case), cotangents, frozen, interpret_layer)
-    for name, tensor in truth.items():
+    _, expected = run(double(case), cotangents, frozen, truth)
+    for name, tensor in right.items():
         assert alone[name].dtype == found[name].dtype == case.x.dtype
         assert_close(alone[name], tensor, f"{name} without gradients")
         assert_close(found[name], tensor, name)

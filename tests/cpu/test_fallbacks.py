@@ -1,0 +1,129 @@
+"""Where no kernel can do the work, the interpreter does, with a warning that names the cause."""
+
+import warnings
+
+import pytest
+import torch
+from tests.cpu.agreement import apply, compare, make, results
+from tests.cpu.processes import python
+from tests.tolerance import assert_close
+from torch.autograd import forward_ad
+
+from cellwright import CompileError, InterpreterWarning
+from cellwright.autograd import obstacle, run_layer
+from cellwright.cells import gru, lstm, rnn_tanh
+from cellwright.cpu import jit, plan, target
+from cellwright.graph.interpret import interpret_layer
+
+LEVELS = [name for name, (_, _, needs) in target._LEVELS.items() if name != target.host().name]
+
+
+def interpreted(case, cause):
+    """Check that a call warns of ``cause`` once and gives what the interpreter does."""
+    with pytest.warns(InterpreterWarning, match=cause) as seen:
+        found = results(case)
+    assert len(seen) == 1
+    assert case.cell.name in str(seen[0].message)
+    assert seen[0].filename == __file__.replace("test_fallbacks", "agreement")
+    for name, expected in results(case, interpret_layer).items():
+        assert torch.equal(found[name], expected), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("cell", [lstm, gru], ids=lambda c: c.name)
+def test_other_dtypes(cell, dtype):
+    interpreted(make(cell, dtype=dtype), f"not {dtype}".replace("torch.", ""))
+
+
+def test_projected_states():
+    case = make(lstm, 5, directions=2, given=False, batch=2)
+    for held in case.weights:
+        held.projection = torch.randn(3, 5)
+        held.bundles["h"] = held.bundles["h"][:, :3].contiguous()
+    interpreted(case, "proj_size")
+
+
+def test_function_transforms():
+    case = make(gru, steps=2, batch=2)
+    expected = torch.stack([results(case, interpret_layer)["output"]] * 3)
+
+    def run(x):
+        return run_layer(case.cell, x, *case.arguments[2:])[0]
+
+    with pytest.warns(InterpreterWarning, match=r"torch\.func"):
+        assert_close(torch.func.vmap(run)(torch.stack([case.x] * 3)), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_forward_mode():
+    case = make(lstm, steps=2, batch=2, dtype=torch.float64)
+    tangent = torch.randn_like(case.x)
+    with forward_ad.dual_level():
+        case.x = forward_ad.make_dual(case.x, tangent)
+        with pytest.warns(InterpreterWarning, match="forward-mode"):
+            found = forward_ad.unpack_dual(results(case)["output"])
+        expected = forward_ad.unpack_dual(results(case, interpret_layer)["output"])
+    assert_close(found.primal, expected.primal)
+    assert_close(found.tangent, expected.tangent)
+
+
+def test_other_devices():
+    case = apply(make(lstm), lambda t: t.to("meta"))
+    assert "meta" in str(obstacle(case.x, case.weights))
+    with pytest.warns(InterpreterWarning, match="CPU"):
+        assert results(case)["output"].shape == (4, 5, 17)
+
+
+def test_code_that_cannot_be_compiled(monkeypatch):
+    def refuse(*_):
+        raise CompileError("LLVM could not compile this for a test")
+
+    plan.plan_of.cache_clear()
+    monkeypatch.setattr(jit, "load", refuse)
+    try:
+        interpreted(make(lstm), "LLVM could not compile this for a test")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InterpreterWarning)
+            compare(make(gru, directions=2))
+    finally:
+        plan.plan_of.cache_clear()
+
+
+def test_what_kernels_take_has_no_obstacle():
+    assert all(obstacle(make(c).x, make(c).weights) is None for c in (lstm, gru, rnn_tanh))
+
+
+def test_an_unknown_instruction_set():
+    code = """
+import warnings
+from cellwright import InterpreterWarning
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("default")
+    for _ in range(3):
+        compare(make(lstm))
+named = list({str(w.message) for w in seen})
+assert {w.category for w in seen} == {InterpreterWarning}, named
+print(len(named), "CELLWRIGHT_ISA=nonsense" in named[0], "lstm" in named[0])
+"""
+    assert python(code, CELLWRIGHT_ISA="nonsense") == "1 True True"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_other_instruction_sets(level):
+    code = """
+from cellwright import CompileError
+from cellwright.cpu.target import host
+try:
+    print(host().name)
+except CompileError:
+    print("absent")
+else:
+    for dtype in (torch.float32, torch.float64):
+        for cell in (lstm, gru, rnn_tanh):
+            for form in ("two rows, both ways", "packed, both ways", "one step of one row"):
+                compare(make(cell, dtype=dtype, **FORMS[form]))
+"""
+    found = python(code, CELLWRIGHT_ISA=level)
+    if found == "absent":
+        pytest.skip(f"this machine has no {level}")
+    assert found == level
