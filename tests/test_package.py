@@ -20,6 +20,7 @@ MODULES = {
 
 STREET = [
     "errors",
+    "locks",
     "graph",
     "cells",
     "printing",
@@ -30,7 +31,7 @@ STREET = [
     "nn",
     "stream",
     "convert",
-    "explain",
+    "explanation",
     "export",
     "app",
 ]

@@ -1,5 +1,7 @@
 """Cellwright: recurrent cells, from textbook equations to fused kernels, on PyTorch."""
 
+from typing import TYPE_CHECKING, Any
+
 from cellwright.describe import describe
 from cellwright.errors import (
     CacheWarning,
@@ -23,6 +25,9 @@ from cellwright.graph.trace import (
     tanh,
 )
 
+if TYPE_CHECKING:
+    from cellwright.explanation import explain
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -36,6 +41,7 @@ __all__ = [
     "cell",
     "describe",
     "exp",
+    "explain",
     "log",
     "maximum",
     "minimum",
@@ -46,3 +52,11 @@ __all__ = [
     "sqrt",
     "tanh",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "explain":  # it brings the compiler along, which `import cellwright` leaves out
+        from cellwright.explanation import explain  # noqa: PLC0415
+
+        return explain
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """The torch operation: a layer, forward and backward, on a kernel or on the interpreter."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,14 +11,14 @@ from cellwright.cpu.backward import backward_layer
 from cellwright.cpu.forward import forward_layer
 from cellwright.cpu.inference import prepare
 from cellwright.cpu.plan import Kept, Plan, plan_of
-from cellwright.cpu.target import DTYPES, host
+from cellwright.cpu.target import DTYPES
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Layout, dense
 from cellwright.errors import CompileError, InterpreterWarning
 from cellwright.graph.interpret import Weights, interpret_layer
 from cellwright.graph.trace import Cell
 
-__all__ = ["Weights", "obstacle", "run_layer"]
+__all__ = ["Weights", "obstacle", "plan_for", "run_layer"]
 
 _NAMES = {getattr(torch, name): name for name in DTYPES}
 
@@ -39,11 +39,15 @@ def run_layer(
     cause = obstacle(x, weights)
     if cause is None:
         try:
-            return _compiled(cell, x, states, weights, batch_sizes, hidden_size)
+            plan = plan_for(cell, x, weights, hidden_size)
+            if plan is not None:
+                return _compiled(plan, x, states, weights, batch_sizes)
+            cause = "the parameters differ in dtype, device or shape from what the input asks for"
         except CompileError as error:
             cause = str(error)
     if not torch.compiler.is_compiling():
-        warnings.warn(f"{cell.name} runs on the interpreter: {cause}", InterpreterWarning, stacklevel=2)
+        message = f"{cell.name} runs on the interpreter: {cause}"
+        warnings.warn(message, InterpreterWarning, stacklevel=2)
     return interpret_layer(cell, x, states, weights, batch_sizes, hidden_size)
 
 
@@ -53,26 +57,42 @@ def obstacle(x: Tensor, weights: Sequence[Weights]) -> str | None:
         return "kernels for projected states (proj_size) do not exist yet"
     if x.dtype not in _NAMES:
         return f"kernels take float32 and float64, not {x.dtype}".replace("torch.", "")
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return f"kernels run on the CPU, and the input is on {x.device}"
     if torch.compiler.is_compiling():
         return "torch.compile traces the layer as torch operations"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace records the layer as torch operations"
     if torch._C._functorch.maybe_current_level() is not None:
         return "torch.func transforms the layer"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode derivatives are asked for"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast chooses the dtype of each product"
     return None
 
 
+def plan_for(cell: Cell, x: Tensor, weights: Sequence[Weights], hidden_size: int) -> Plan | None:
+    """Return the plan of a layer, or None if its parameters do not fit the input.
+
+    A kernel reads memory by address, so nothing that does not fit may ever reach it.
+    """
+    dtype = x.dtype
+    plan = plan_of(cell, x.shape[-1], hidden_size, _NAMES[dtype], bool(weights[0].biases))
+    for w in weights:
+        for t, shape in zip(_flatten((w,)), plan.shapes, strict=True):
+            if t.shape != shape or t.dtype is not dtype or not t.is_cpu:
+                return None
+    return plan
+
+
 def _compiled(
-    cell: Cell,
+    plan: Plan,
     x: Tensor,
     states: Sequence[Tensor] | None,
     weights: Sequence[Weights],
     batch_sizes: list[int] | None,
-    hidden_size: int,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    plan = plan_of(cell, x.shape[-1], hidden_size, _NAMES[x.dtype], bool(weights[0].biases))
     if not (torch.is_grad_enabled() and _differentiates(x, states, weights)):
         if batch_sizes is None and len(weights) == 1:
             short = prepare(plan, x.shape[0], x.shape[1], Team.threads())
@@ -84,7 +104,7 @@ def _compiled(
         return out, ends
     tensors = [x, *(states or ()), *_flatten(weights)]
     layout = _layout(x, batch_sizes)
-    out, *finals = _Layer.apply(plan, layout, batch_sizes, states is not None, *tensors)
+    out, *finals = _apply(plan, layout, batch_sizes, states is not None, *tensors)
     return out, tuple(finals)
 
 
@@ -94,15 +114,22 @@ def _layout(x: Tensor, batch_sizes: list[int] | None) -> Layout:
     return Layout(len(batch_sizes), batch_sizes[0], batch_sizes)
 
 
-def _differentiates(
-    x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
-) -> bool:
+def _differentiates(x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]) -> bool:
     """Whether anything that goes in asks for a gradient."""
     return any(t.requires_grad for t in (x, *(states or ()), *_flatten(weights)))
 
 
+def _parts(w: Weights) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    return w.bundles, w.biases, w.vectors
+
+
 def _flatten(weights: Sequence[Weights]) -> list[Tensor]:
-    return [t for w in weights for part in (w.bundles, w.biases, w.vectors) for t in part.values()]
+    return [t for w in weights for part in _parts(w) for t in part.values()]
+
+
+def _weights(parts: Iterable[dict[str, Any]]) -> Weights:
+    bundles, biases, vectors = parts
+    return Weights(bundles, biases, vectors, None)
 
 
 def _rebuild(plan: Plan, tensors: Sequence[Tensor | None]) -> list[Weights]:
@@ -112,7 +139,7 @@ def _rebuild(plan: Plan, tensors: Sequence[Tensor | None]) -> list[Weights]:
     each = sum(map(len, names))
     rest = iter(tensors)
     return [
-        Weights(*({name: next(rest) for name in part} for part in names), None)  # type: ignore[arg-type]
+        _weights({name: next(rest) for name in part} for part in names)
         for _ in range(len(tensors) // each)
     ]
 
@@ -127,7 +154,7 @@ def _ready(
         states = [s.contiguous() for s in states]
     if any(t.stride(-1) != 1 for t in _flatten(weights)):
         weights = [
-            Weights(*({n: t.contiguous() for n, t in part.items()} for part in (w.bundles, w.biases, w.vectors)), None)  # type: ignore[arg-type]
+            _weights({n: t.contiguous() for n, t in part.items()} for part in _parts(w))
             for w in weights
         ]
     return x, states, weights
@@ -171,6 +198,9 @@ class _Layer(torch.autograd.Function):
         return None, None, None, None, found.x, *dstates, *_flatten(found.weights)
 
 
+_apply: Callable[..., tuple[Tensor, ...]] = _Layer.apply
+
+
 def _split(
     plan: Plan, stateful: bool, tensors: Sequence[Tensor]
 ) -> tuple[Tensor, Sequence[Tensor] | None, list[Weights]]:
@@ -203,12 +233,3 @@ def _differentiable(
         torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True)
     )
     return [next(found) if needs else None for needs in ctx.needs_input_grad[4:]]
-
-
-def machine_code() -> str | None:
-    """Return why this machine runs no kernels, or None."""
-    try:
-        host()
-    except CompileError as error:
-        return str(error)
-    return None

@@ -7,7 +7,7 @@ __all__ = ["lstm"]
 
 @cell
 def lstm(x: Symbol, h: Symbol, c: Symbol) -> tuple[Symbol, Symbol]:
-    """Long short-term memory. Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
+    """Long short-term memory. Hochreiter & Schmidhuber 1997, forget gate of Gers et al. 2000.
 
     No peepholes; the order of gates is torch's.
     """

@@ -44,8 +44,11 @@ def backward_layer(
     Args:
         plan: the layer.
         layout: how the rows of ``x`` lie.
-        x: the input. states: the initial states, or None. weights: of each direction.
-        out: the output of the forward pass. kept: what it kept of each direction.
+        x: the input.
+        states: the initial states, or None.
+        weights: the parameters of each direction.
+        out: the output of the forward pass.
+        kept: what the forward pass kept of each direction.
         dy: cotangent of the output, or None for 0.
         dfinals: cotangent of each final state (D, N, H), or None for 0.
         want_x: whether the input's gradient is wanted.
@@ -78,11 +81,11 @@ def _half(t: Tensor, d: int, directions: int, units: int) -> Tensor:
 
 
 def _columns(da: Tensor, f: Fed) -> Tensor:
-    return da if f.count == da.shape[1] else da.narrow(1, f.column, f.count)
+    return da if f.width == da.shape[1] else da.narrow(1, f.column, f.width)
 
 
 def _rows(weights: Tensor, f: Fed) -> Tensor:
-    return weights if f.count == weights.shape[0] else weights.narrow(0, f.row, f.count)
+    return weights if f.width == weights.shape[0] else weights.narrow(0, f.row, f.width)
 
 
 def _copy(t: Tensor) -> Tensor:
@@ -135,7 +138,9 @@ class _Direction:
         for k, state in enumerate(self.plan.cell.states):
             start = None if self.initial is None else self.initial[k]
             fields[state] = field(self.streams[k], packed)
-            fields[f"{state}.start"] = zero if start is None else (start.data_ptr(), 0, start.stride(0))
+            fields[f"{state}.start"] = (
+                zero if start is None else (start.data_ptr(), 0, start.stride(0))
+            )
             fields[f"d{state}"] = (dstates[k].data_ptr(), 0, H)
         missing = [name for name in walk.names if name not in fields]
         scratch = self.x.new_empty(len(missing), self.layout.batch, H) if missing else self.x
@@ -183,7 +188,10 @@ class _Direction:
         """Return the gradients of weights, biases and per-unit vectors."""
         bundles = {b: torch.empty_like(w) for b, w in self.held.bundles.items()}
         da = flat(self.da)
-        sources = [(_INPUT, self.x), *zip(self.step.expressions, self.kept.expressions, strict=True)]
+        sources = [
+            (_INPUT, self.x),
+            *zip(self.step.expressions, self.kept.expressions, strict=True),
+        ]
         for source, value in sources:
             for f in self.plan.fed.get(source, ()):
                 torch.mm(_columns(da, f).t(), flat(value), out=_rows(bundles[f.bundle], f))
@@ -244,7 +252,8 @@ class _Direction:
     def _neighbours(self) -> tuple[Tensor, Tensor]:
         """Return the packed positions of all steps but the first, and of the steps before them."""
         counts, starts = self.layout.counts, self.layout.starts
-        assert counts is not None and starts is not None
+        assert counts is not None
+        assert starts is not None
         later, earlier = [], []
         for t in range(1, len(counts)):
             rows = torch.arange(counts[t])

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from cellwright.cpu.frame import Frame, Part, split
+from cellwright.cpu.library import library_names
 from cellwright.cpu.simd import POINTER, Value
-from cellwright.cpu.tile import DOT, library_names
+from cellwright.cpu.tile import DOT
 from cellwright.cpu.vecmath import EMITTERS
 from cellwright.graph.expr import Expr, topological
 from cellwright.graph.schedule import Product, Read, Stage
@@ -59,9 +60,9 @@ class Block:
         """Emit a product, with whether it is the first into its tiles."""
         s, ahead = self.s, self.frame.ahead
         if part.product.given:
-            s.when(s.less(ahead, 1), lambda: body(s.int(int(part.first))))
+            s.when(s.less(ahead, 1), lambda: body(s.index(int(part.first))))
         elif part.first == part.first_ahead:
-            body(s.int(int(part.first)))
+            body(s.index(int(part.first)))
         else:
             body(ahead)
 
@@ -81,7 +82,9 @@ class Block:
                     frame.put_rows(size, lambda j: frame.vector(p.source, s.add(top, j)))
                     product = (weights, p.depth, p.count)
                     stride = self.stage.tiles * self.width
-                    frame.tile_call(self.vectors, self._place(i, p.tile), stride, product, first, size)
+                    frame.tile_call(
+                        self.vectors, self._place(i, p.tile), stride, product, first, size
+                    )
 
                 frame.groups(count, group)
 
@@ -108,7 +111,9 @@ class Block:
                     top = s.add(s.add(self.u, p.row), s.mul(j, frame.program.units))
                     weights = s.at(base, s.mul(top, stride))
                     args = [self._place(i, s.add(j, p.tile)), vector, weights, stride]
-                    s.call_pointer(function, DOT, [*args, s.int(p.depth), s.int(self.valid), first])
+                    s.call_pointer(
+                        function, DOT, [*args, s.index(p.depth), s.index(self.valid), first]
+                    )
 
                 s.loop(0, p.count, 1, tile)
 

@@ -26,7 +26,17 @@ from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.tile import TILE
 from cellwright.graph.schedule import Product, Program, Read, Stage
 
-__all__ = ["HEADER", "Frame", "Part", "Place", "depths", "matrices", "packed_size", "padded", "split"]
+__all__ = [
+    "HEADER",
+    "Frame",
+    "Part",
+    "Place",
+    "depths",
+    "matrices",
+    "packed_size",
+    "padded",
+    "split",
+]
 
 HEADER = 11
 _TILE_BYTES = 16384  # the tiles of a chunk of rows stay in half of a first-level cache
@@ -117,7 +127,11 @@ class Frame:
         index = HEADER
         for buffer in program.buffers:
             base = s.field(struct, index, POINTER)
-            self.buffers[buffer.name] = (base, s.field(struct, index + 1), s.field(struct, index + 2))
+            self.buffers[buffer.name] = (
+                base,
+                s.field(struct, index + 1),
+                s.field(struct, index + 2),
+            )
             index += 3
         for name in matrices(program):
             self.matrices[name] = (s.field(struct, index, POINTER), s.field(struct, index + 1))
@@ -140,7 +154,7 @@ class Frame:
 
         position = lookup(self.starts, safe)
         rows = lookup(self.counts, self.batch)
-        return Place(position, b.select(exists, rows, s.int(0)))
+        return Place(position, b.select(exists, rows, s.index(0)))
 
     def row(self, read: Read, r: Value) -> Value:
         """Return the address of row ``r`` of what is read, before its column."""
@@ -173,7 +187,7 @@ class Frame:
             s.loop(0, whole, self.block, lambda u, _: body(u, s.target.vectors, self.block))
         if units > whole:
             left = units - whole
-            body(s.int(whole), -(-left // s.lanes), left)
+            body(s.index(whole), -(-left // s.lanes), left)
 
     def groups(self, count: Value, body: Callable[[Value, Value], None]) -> None:
         """Part rows into tiles: full ones, and the last two alike so that neither is small."""
@@ -183,27 +197,33 @@ class Frame:
         b.branch(head)
         b.position_at_end(head)
         i = b.phi(I64)
-        i.add_incoming(s.int(0), before)
+        i.add_incoming(s.index(0), before)
         b.cbranch(s.less(i, count), inner, done)
         b.position_at_end(inner)
         left = s.sub(count, i)
-        half = b.lshr(s.add(left, 1), s.int(1))
+        half = b.lshr(s.add(left, 1), s.index(1))
         small = b.select(s.less(full, left), half, left)
-        size = b.select(s.less(2 * full - 1, left), s.int(full), small)
+        size = b.select(s.less(2 * full - 1, left), s.index(full), small)
         body(i, size)
         i.add_incoming(s.add(i, size), b.block)
         b.branch(head)
         b.position_at_end(done)
 
     def tile_call(
-        self, vectors: int, results: Value, stride: Value, product: tuple[Value, int, int], first: Value, size: Value
+        self,
+        vectors: int,
+        results: Value,
+        stride: Value,
+        product: tuple[Value, int, int],
+        first: Value,
+        size: Value,
     ) -> None:
         """Multiply the ``size`` rows in the row table; ``product``: weights, depth, tiles."""
         s = self.s
         index = s.add(size, (vectors - 1) * s.target.rows - 1)
         function = s.field(self.table, index, POINTER)
         weights, depth, count = product
-        args = [results, s.int(stride), self.row_table, weights, s.int(depth), s.int(count)]
+        args = [results, s.index(stride), self.row_table, weights, s.index(depth), s.index(count)]
         s.call_pointer(function, TILE, [*args, first])
 
     def put_rows(self, size: Value, address: Callable[[Value], Value]) -> None:

@@ -12,10 +12,15 @@ from cellwright.cpu.plan import Plan, projects_first, threads_for
 from cellwright.cpu.walks import Field, Layout, dense
 from cellwright.graph.interpret import Weights
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "prepare", "reads_raw"]
 
 _RAW_BATCH = 2
 """A single step of up to so many rows reads the weights as they lie: packing would cost more."""
+
+
+def reads_raw(layout: Layout) -> bool:
+    """Whether a call reads its weights as they lie."""
+    return layout.steps == 1 and layout.batch <= _RAW_BATCH
 
 
 class Prepared:
@@ -25,11 +30,11 @@ class Prepared:
         walk = plan.forward_walk
         H, N, self.states = plan.units, layout.batch, plan.cell.states
         self.walk = walk
-        self.raw = layout.steps == 1 and N <= _RAW_BATCH
+        self.raw = reads_raw(layout)
         self.threads = threads_for(plan, layout)
         self.ahead = not self.raw and self.threads == 1 and projects_first(plan, layout)
         width = len(plan.step.accumulators) * H
-        fields: dict[str, Field] = {name: (0, 0, H) for name in walk.names}
+        fields: dict[str, Field] = dict.fromkeys(walk.names, (0, 0, H))
         fields["x"] = (0, N * plan.inputs, plan.inputs)
         fields[self.states[0]] = (0, N * H, H)
         fields["a"] = (plan.dump.data_ptr(), 0, 0)
@@ -40,7 +45,9 @@ class Prepared:
             fields[f"{state}.start"] = plan.zero_row
         matrices = {b: (0, plan.inputs if b == "x" else H, 1) for b in walk.matrices}
         packed = 0 if self.raw else 1
-        self.template = walk.struct(layout, False, self.threads, fields, matrices, packed, self.ahead)
+        self.template = walk.struct(
+            layout, False, self.threads, fields, matrices, packed, self.ahead
+        )
         self.out_shape, self.final_shape = (layout.steps, N, H), (1, N, H)
         self.a_shape = (layout.steps, N, width)
         self.x_place, self.out_place = walk.position["x"], walk.position[self.states[0]]
@@ -110,4 +117,5 @@ def prepare(plan: Plan, steps: int, batch: int, threads: int) -> Prepared | None
     if key not in plan.prepared:
         plain = plan.step.stages == 1 and not plan.streamed
         plan.prepared[key] = Prepared(plan, dense(steps, batch)) if plain else None
-    return plan.prepared[key]
+    found: Prepared | None = plan.prepared[key]
+    return found

@@ -8,7 +8,6 @@ import hashlib
 import os
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,20 +19,12 @@ import llvmlite.ir as ir
 
 from cellwright.cpu.target import Target
 from cellwright.errors import CacheWarning, CompileError
+from cellwright.locks import ForkLock
 
 __all__ = ["Code", "cache_folder", "load"]
 
 _MAGIC = b"cellwright object 1\n"
-_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # a child must not wait for a thread that stayed behind
-    os.register_at_fork(after_in_child=_renew_lock)
+_lock = ForkLock()
 _loaded: dict[str, "Code"] = {}
 
 
@@ -117,7 +108,7 @@ def _write(path: Path, digest: str, code: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(_MAGIC + digest.encode() + b"\n" + seal + code)
-        os.replace(file.name, path)
+        Path(file.name).replace(path)
     except OSError as error:
         warnings.warn(
             f"compiled kernels cannot be kept in {path.parent}: {error}; each process compiles "

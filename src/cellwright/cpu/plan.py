@@ -15,7 +15,16 @@ from cellwright.graph.expr import Expr
 from cellwright.graph.schedule import backward, forward
 from cellwright.graph.trace import INPUT, Cell
 
-__all__ = ["Kept", "Plan", "empty_like", "field", "flat", "plan_of", "projects_first", "threads_for"]
+__all__ = [
+    "Kept",
+    "Plan",
+    "empty_like",
+    "field",
+    "flat",
+    "plan_of",
+    "projects_first",
+    "threads_for",
+]
 
 _PROJECTED_BATCH = 2
 """Up to so many rows at a step, the input is projected ahead of the walk."""
@@ -26,12 +35,12 @@ _PROJECTED_BYTES = 1 << 26
 
 
 class Fed(NamedTuple):
-    """``count`` columns of the accumulators from ``column`` on come from rows of ``bundle``."""
+    """``width`` columns of the accumulators from ``column`` on come from rows of ``bundle``."""
 
     bundle: str
     column: int
     row: int
-    count: int
+    width: int
 
 
 def _runs(slots: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -61,6 +70,14 @@ class Plan:
         return accumulate(self.cell)
 
     @cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of one direction's parameters: weights, biases, vectors."""
+        H, gates = self.units, {b: len(g) for b, g in self.cell.bundles.items()}
+        weights = [(n * H, self.inputs if b == INPUT else H) for b, n in gates.items()]
+        biases = [(n * H,) for n in gates.values()] if self.bias else []
+        return [*weights, *biases, *((H,) for _ in self.cell.vectors)]
+
+    @cached_property
     def ends(self) -> list[tuple[str, str, str]]:
         """The buffers of each state: its values, the initial and the final one."""
         return [(s, f"{s}.start", f"{s}.final") for s in self.cell.states]
@@ -82,7 +99,9 @@ class Plan:
             runs: list[tuple[int, int, int]] = []
             for row, (slot, gate) in enumerate(zip(self.step.slots(bundle), gates, strict=True)):
                 terms = self.step.accumulators[slot].terms
-                if all(t.source is not source or (t.bundle, t.gate) != (bundle, gate) for t in terms):
+                if all(
+                    t.source is not source or (t.bundle, t.gate) != (bundle, gate) for t in terms
+                ):
                     continue
                 if runs and (slot, row) == (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]):
                     runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
@@ -143,6 +162,11 @@ class Plan:
         )
 
     @cached_property
+    def input_work(self) -> int:
+        """The part of it that the input's weights take."""
+        return self.units * self.inputs * len(self.cell.bundles.get(INPUT, ()))
+
+    @cached_property
     def zeros(self) -> Tensor:
         """As many zeros as a row of any buffer of a walk has."""
         width = max(self.inputs, len(self.step.accumulators) * self.units)
@@ -197,7 +221,7 @@ def projects_first(plan: Plan, layout: Layout) -> bool:
     return few and 0 < size <= _PROJECTED_BYTES
 
 
-def field(t: Tensor, packed: bool, item: int = 0) -> Field:
+def field(t: Tensor, packed: bool) -> Field:
     """Address a sequence: (L, N, ·) dense, or (rows, ·) packed."""
     return (t.data_ptr(), t.stride(0), t.stride(0) if packed else t.stride(1))
 

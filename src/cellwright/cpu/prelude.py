@@ -5,8 +5,9 @@ the step before, so they are taken ahead, several steps at a time, and read thei
 """
 
 from cellwright.cpu.frame import Frame, depths, padded, split
+from cellwright.cpu.library import library_names
+from cellwright.cpu.pack import PACK
 from cellwright.cpu.simd import POINTER, Value
-from cellwright.cpu.tile import PACK, library_names
 from cellwright.graph.schedule import Product, Stage
 
 __all__ = ["emit_prelude"]
@@ -39,8 +40,14 @@ def _pack(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
         function = s.field(frame.table, names.index(name), POINTER)
         base, stride = frame.matrices[p.matrix]
         weights = s.at(base, s.mul(stride, p.row))
-        args = [weights, stride, s.int(frame.program.units), s.int(p.depth), s.int(p.count)]
-        args += [s.at(frame.packed, offset), s.int(start), s.int(whole), frame.thread, frame.threads]
+        args = [weights, stride, s.index(frame.program.units), s.index(p.depth), s.index(p.count)]
+        args += [
+            s.at(frame.packed, offset),
+            s.index(start),
+            s.index(whole),
+            frame.thread,
+            frame.threads,
+        ]
         s.call_pointer(function, PACK, args)
         start += p.depth * p.count
 
@@ -87,14 +94,16 @@ def _project_rows(
             frame.put_rows(size, lambda j: s.at(source, s.mul(s.add(t, j), x_step)))
             stride = p.count * width
             frame.tile_call(
-                vectors, frame.tiles, stride, (weights, p.depth, p.count), s.int(1), size
+                vectors, frame.tiles, stride, (weights, p.depth, p.count), s.index(1), size
             )
 
             def copy(j: Value, _: list[Value]) -> None:
                 out = s.at(target, s.mul(s.add(t, j), gx_step))
                 for tile, column in enumerate(columns):
                     for v in range(vectors):
-                        value = s.load(s.at(frame.tiles, s.mul(j, stride)), tile * width + v * s.lanes)
+                        value = s.load(
+                            s.at(frame.tiles, s.mul(j, stride)), tile * width + v * s.lanes
+                        )
                         place = s.add(s.add(u, column), v * s.lanes)
                         s.store(value, out, place, s.mask(valid - v * s.lanes))
 

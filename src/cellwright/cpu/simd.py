@@ -43,7 +43,9 @@ class Simd:
     and infinity come through as IEEE 754 has them.
     """
 
-    def __init__(self, module: ir.Module, name: str, arguments: Sequence[Any], target: Target, dtype: str):
+    def __init__(
+        self, module: ir.Module, name: str, arguments: Sequence[Any], target: Target, dtype: str
+    ) -> None:
         self.module, self.target, self.dtype = module, target, dtype
         self.scalar = ir.FloatType() if dtype == "float32" else ir.DoubleType()
         self.bits = ir.IntType(32 if dtype == "float32" else 64)
@@ -55,32 +57,32 @@ class Simd:
 
     # integers and control flow
 
-    def int(self, value: Value) -> Value:
+    def index(self, value: Value) -> Value:
         """Return ``value`` as an i64."""
         return ir.Constant(I64, value) if isinstance(value, int) else value
 
     def add(self, a: Value, b: Value) -> Value:
         """Return a + b."""
         if isinstance(b, int) and b == 0:
-            return self.int(a)
-        return self.builder.add(self.int(a), self.int(b))
+            return self.index(a)
+        return self.builder.add(self.index(a), self.index(b))
 
     def sub(self, a: Value, b: Value) -> Value:
         """Return a - b."""
-        return self.builder.sub(self.int(a), self.int(b))
+        return self.builder.sub(self.index(a), self.index(b))
 
     def mul(self, a: Value, b: Value) -> Value:
         """Return a · b."""
-        return self.builder.mul(self.int(a), self.int(b))
+        return self.builder.mul(self.index(a), self.index(b))
 
     def min(self, a: Value, b: Value) -> Value:
         """Return the smaller of two integers."""
-        a, b = self.int(a), self.int(b)
+        a, b = self.index(a), self.index(b)
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
 
     def less(self, a: Value, b: Value) -> Value:
         """Return a < b as an i1."""
-        return self.builder.icmp_signed("<", self.int(a), self.int(b))
+        return self.builder.icmp_signed("<", self.index(a), self.index(b))
 
     def is_null(self, pointer: Value) -> Value:
         """Return whether a pointer is null."""
@@ -94,14 +96,14 @@ class Simd:
         body: Callable[[Value, list[Value]], Sequence[Value] | None],
         carry: Sequence[Value] = (),
     ) -> list[Value]:
-        """Emit ``for i in range(start, stop, step)``; ``body(i, carried)`` returns the next ones."""
+        """Emit ``for i in range(start, stop, step)``; ``body(i, carried)`` returns what follows."""
         b = self.builder
         head, inner, done = (b.append_basic_block(n) for n in ("head", "body", "done"))
         before = b.block
         b.branch(head)
         b.position_at_end(head)
         i = b.phi(I64)
-        i.add_incoming(self.int(start), before)
+        i.add_incoming(self.index(start), before)
         carried = [b.phi(v.type) for v in carry]
         for phi, value in zip(carried, carry, strict=True):
             phi.add_incoming(value, before)
@@ -126,11 +128,11 @@ class Simd:
         """Return ``pointer`` moved by ``offset`` elements."""
         if isinstance(offset, int) and offset == 0:
             return pointer
-        return self.builder.gep(pointer, [self.int(offset)], source_etype=self.scalar)
+        return self.builder.gep(pointer, [self.index(offset)], source_etype=self.scalar)
 
     def field(self, pointer: Value, index: Value, kind: Any = I64) -> Value:
         """Load the ``index``-th 8-byte field of a struct of them."""
-        place = self.builder.gep(pointer, [self.int(index)], source_etype=I64)
+        place = self.builder.gep(pointer, [self.index(index)], source_etype=I64)
         return self.builder.load(place, typ=kind)
 
     def reserve(self, kind: Any, count: int) -> Value:
@@ -180,7 +182,7 @@ class Simd:
         """Return the mask of the first ``valid`` lanes, known as the kernel runs."""
         kind = ir.VectorType(I64, self.lanes)
         undefined = ir.Constant(kind, ir.Undefined)
-        first = self.builder.insert_element(undefined, self.int(valid), ir.Constant(I32, 0))
+        first = self.builder.insert_element(undefined, self.index(valid), ir.Constant(I32, 0))
         zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
         limit = self.builder.shuffle_vector(first, undefined, zeros)
         return self.builder.icmp_signed("<", ir.Constant(kind, list(range(self.lanes))), limit)

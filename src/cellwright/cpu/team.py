@@ -19,21 +19,26 @@ from cellwright.cpu import jit
 from cellwright.cpu.simd import I32, I64, POINTER, call_pointer, reserve
 from cellwright.cpu.target import Target
 
-__all__ = ["Team", "WALK", "team"]
+__all__ = ["WALK", "Team", "team"]
 
 WALK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
 """The type of a function that a team runs: (struct, thread)."""
 _OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-_forked = False
 
 
-def _after_fork() -> None:
-    # the team's threads did not come along into the child, and waiting for them would hang
-    global _forked
-    _forked = True
+class _Process:
+    """Whether this process was forked: the team's threads did not come along, and waiting hangs."""
+
+    forked = False
+
+    @classmethod
+    def mark(cls) -> None:
+        """Note the fork."""
+        cls.forked = True
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Process.mark)
 
 
 class Team:
@@ -45,7 +50,7 @@ class Team:
     @staticmethod
     def threads() -> int:
         """Return how many threads a kernel may use: torch's setting, or 1 in a forked child."""
-        return 1 if _forked else torch.get_num_threads()
+        return 1 if _Process.forked else torch.get_num_threads()
 
     def __call__(self, address: int, struct: int, threads: int) -> None:
         """Run the function at ``address`` for thread numbers 0 … threads - 1, all at once."""
@@ -83,7 +88,9 @@ def _executor(threads: int) -> ThreadPoolExecutor:
 def _find_openmp() -> tuple[int, ...] | None:
     """Return the addresses of the OpenMP entries in the library that torch has loaded."""
     folder = Path(torch.__file__).parent / "lib"
-    candidates = [str(p) for pattern in ("libgomp*.so*", "libiomp5*.so*") for p in folder.glob(pattern)]
+    candidates = [
+        str(p) for pattern in ("libgomp*.so*", "libiomp5*.so*") for p in folder.glob(pattern)
+    ]
     maps = Path("/proc/self/maps")
     if maps.exists():
         loaded = {line.split()[-1] for line in maps.read_text().splitlines() if "omp" in line}
@@ -93,7 +100,9 @@ def _find_openmp() -> tuple[int, ...] | None:
     for path in candidates:
         try:
             library = ctypes.CDLL(path)
-            entries = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in _OPENMP]
+            entries = [
+                ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in _OPENMP
+            ]
         except (OSError, AttributeError):
             continue
         if all(entries):
@@ -117,7 +126,10 @@ def _emit_launch() -> ir.Module:
     mine = b.sext(call_pointer(b, field(0, POINTER), number, []), I64)
     size = b.sext(call_pointer(b, field(1, POINTER), number, []), I64)
     function, struct, threads = field(2, POINTER), field(3, POINTER), field(4, I64)
-    start, head, body, done = b.block, *(member.append_basic_block(n) for n in ("head", "body", "done"))
+    start, head, body, done = (
+        b.block,
+        *(member.append_basic_block(n) for n in ("head", "body", "done")),
+    )
     b.branch(head)
     b.position_at_end(head)
     thread = b.phi(I64)  # the team may come out smaller than asked for

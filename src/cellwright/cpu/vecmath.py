@@ -14,7 +14,10 @@ __all__ = ["EMITTERS"]
 
 _LOG2E = 1.4426950408889634
 # ln 2 in two parts; the first has so few bits that n times it is exact
-_LN2 = {"float32": (0.693359375, -2.12194440e-4), "float64": (0.693145751953125, 1.42860682030941723e-6)}
+_LN2 = {
+    "float32": (0.693359375, -2.12194440e-4),
+    "float64": (0.693145751953125, 1.42860682030941723e-6),
+}
 # adding and taking away 1.5 · 2^(mantissa bits) rounds to an integer and leaves it in the low bits
 _ROUND = {"float32": 12582912.0, "float64": 6755399441055744.0}
 _CEPHES = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)

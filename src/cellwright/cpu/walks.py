@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import accumulate
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from cellwright.cpu import jit
 from cellwright.cpu.frame import HEADER, matrices, packed_size
+from cellwright.cpu.library import emit_library, library_names
 from cellwright.cpu.target import host
 from cellwright.cpu.team import WALK, Team, team
-from cellwright.cpu.tile import emit_library, library_names
 from cellwright.cpu.walk import emit_walk
 from cellwright.graph.schedule import Program
 
-__all__ = ["Field", "Layout", "Walk", "dense"]
+__all__ = ["Field", "Layout", "Walk", "dense", "library"]
 
 Field = tuple[int, int, int]
 """A buffer as a walk sees it: address, distance between steps and between rows in elements."""
@@ -67,7 +67,8 @@ def dense(steps: int, batch: int) -> Layout:
 
 
 @lru_cache(maxsize=4)
-def _library(dtype: str) -> "tuple[jit.Code, array[int]]":
+def library(dtype: str) -> "tuple[jit.Code, array[int]]":
+    """Return the functions that all walks share, and the table of their addresses."""
     target = host()
     names = library_names(target)
     code = jit.load(target, f"library {dtype}", names, lambda: emit_library(target, dtype))
@@ -93,7 +94,7 @@ class Walk:
         self.code = jit.load(target, key, names, lambda: emit_walk(program, target, dtype))
         self._prelude, self._walk, both = (self.code.address[name] for name in names)
         self._call = WALK(both)
-        self.library, self._table = _library(dtype)
+        self._library, self._table = library(dtype)
         self._table_address = self._table.buffer_info()[0]
         self.names = [b.name for b in program.buffers]
         self.matrices = matrices(program)

@@ -1,11 +1,10 @@
 """Immutable, deduplicated expression nodes."""
 
-import os
-import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from weakref import WeakValueDictionary
 
 from cellwright.graph.ops import ELEMENTWISE, LEAVES
+from cellwright.locks import ForkLock
 
 __all__ = ["Expr", "const", "leaf", "node", "substitute", "topological", "use_counts"]
 
@@ -34,7 +33,9 @@ class Expr:
         return self
 
     def __repr__(self) -> str:
-        inner = [repr(a) for a in self.args] + ([repr(self.value)] if self.value is not None else [])
+        inner = [repr(a) for a in self.args] + (
+            [repr(self.value)] if self.value is not None else []
+        )
         return f"{self.op}({', '.join(inner)})"
 
     def __add__(self, other: "Expr | float") -> "Expr":
@@ -67,16 +68,7 @@ class Expr:
 
 # Children keep their parents' keys valid: a node holds its arguments, so their ids stay taken.
 _nodes: WeakValueDictionary[tuple[object, ...], Expr] = WeakValueDictionary()
-_lock = threading.RLock()
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # a child must not wait for a thread that stayed behind
-    os.register_at_fork(after_in_child=_renew_lock)
+_lock = ForkLock()
 
 
 def node(op: str, args: tuple[Expr, ...] = (), value: Hashable = None) -> Expr:

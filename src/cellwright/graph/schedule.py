@@ -13,7 +13,7 @@ from cellwright.graph.accumulate import Step, accumulate
 from cellwright.graph.derive import Adjoint, adjoint
 from cellwright.graph.expr import Expr, const, leaf, substitute, topological
 from cellwright.graph.simplify import simplify
-from cellwright.graph.trace import INPUT, Cell
+from cellwright.graph.trace import Cell
 
 __all__ = ["Buffer", "Product", "Program", "Read", "Stage", "Write", "backward", "forward"]
 
@@ -150,7 +150,9 @@ class _Forward:
 
     def _stage_of(self, e: Expr) -> int:
         needs = [n.value for n in topological([e]) if n.op == "accumulator"]
-        return max((self.step.accumulators[n].stage for n in needs if isinstance(n, int)), default=0)
+        return max(
+            (self.step.accumulators[n].stage for n in needs if isinstance(n, int)), default=0
+        )
 
     def _products(self, bundle: str, tiles: dict[int, int]) -> Iterable[Product]:
         gates = zip(self.step.cell.bundles[bundle], self.step.slots(bundle), strict=True)
@@ -243,9 +245,7 @@ class _Backward:
     @staticmethod
     def _needs(e: Expr) -> set[int]:
         return {
-            n.value
-            for n in topological([e])
-            if n.op == "backproject" and isinstance(n.value, int)
+            n.value for n in topological([e]) if n.op == "backproject" and isinstance(n.value, int)
         }
 
     def _stage_of(self, e: Expr) -> int:
@@ -277,13 +277,14 @@ class _Backward:
         return Stage(len(tiles), tuple(products), tuple(writes))
 
     def _products(self, e: Expr, tile: int) -> Iterable[Product]:
+        when: When = "before" if e.op == "cotangent" else "now"
         if e.op == "cotangent":
-            source, when = leaf("state", e.value), "before"
+            source = leaf("state", e.value)
         else:
-            source, when = self.step.expressions[int(str(e.value))], "now"
+            source = self.step.expressions[int(str(e.value))]
         for bundle, gates in self.cell.bundles.items():
             keys = [
-                (slot, row, Read("da", 0, when))  # type: ignore[arg-type]
+                (slot, row, Read("da", 0, when))
                 for row, (slot, gate) in enumerate(zip(self.step.slots(bundle), gates, strict=True))
                 if any(
                     t.source is source and (t.bundle, t.gate) == (bundle, gate)
@@ -306,8 +307,8 @@ class _Backward:
                 values += [(f"g{s}", 0, leaf("cotangent", s)) for s in self.cell.states]
             values += [(f"v{e.value}", 0, e) for e in tiles if e.op == "backproject"]
             return values
-        for state, gradient in zip(self.cell.states, derived.states, strict=True):
-            values.append((f"d{state}", 0, const(0.0) if gradient is None else gradient))
+        for state, through in zip(self.cell.states, derived.states, strict=True):
+            values.append((f"d{state}", 0, const(0.0) if through is None else through))
         values += [(f"dvector.{v}", 0, g) for v, g in derived.vectors.items()]
         if derived.input is not None:
             values.append(("dx", 0, derived.input))
