@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cellwright.cpu.backward import backward_layer
 from cellwright.cpu.forward import forward_layer
-from cellwright.cpu.inference import prepare
 from cellwright.cpu.plan import Kept, Plan, plan_of
+from cellwright.cpu.prepared import prepare
 from cellwright.cpu.target import DTYPES
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Layout, dense
@@ -93,19 +93,32 @@ def _compiled(
     weights: Sequence[Weights],
     batch_sizes: list[int] | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    if not (torch.is_grad_enabled() and _differentiates(x, states, weights)):
-        if batch_sizes is None and len(weights) == 1:
-            short = prepare(plan, x.shape[0], x.shape[1], Team.threads())
-            done = None if short is None else short(x, states, weights[0])
-            if done is not None:
-                return done
+    if torch.is_grad_enabled() and _differentiates(x, states, weights):
+        tensors = [x, *(states or ()), *_flatten(weights)]
         layout = _layout(x, batch_sizes)
-        out, ends, _ = forward_layer(plan, layout, *_ready(x, states, weights), keep=False)
-        return out, ends
-    tensors = [x, *(states or ()), *_flatten(weights)]
+        out, *finals = _apply(plan, layout, batch_sizes, states is not None, *tensors)
+        return out, tuple(finals)
+    out, ends, _ = _forward(plan, batch_sizes, x, states, weights, keep=False)
+    return out, ends
+
+
+def _forward(
+    plan: Plan,
+    batch_sizes: list[int] | None,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+    keep: bool,
+) -> tuple[Tensor, tuple[Tensor, ...], list[Kept]]:
+    """Run the forward walks, the short way where that is open."""
+    if batch_sizes is None and len(weights) == 1:
+        short = prepare(plan, x.shape[0], x.shape[1], Team.threads(), keep)
+        done = None if short is None else short(x, states, weights[0])
+        if done is not None:
+            out, finals, kept = done
+            return out, finals, [kept]
     layout = _layout(x, batch_sizes)
-    out, *finals = _apply(plan, layout, batch_sizes, states is not None, *tensors)
-    return out, tuple(finals)
+    return forward_layer(plan, layout, *_ready(x, states, weights), keep)
 
 
 def _layout(x: Tensor, batch_sizes: list[int] | None) -> Layout:
@@ -173,8 +186,8 @@ class _Layer(torch.autograd.Function):
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.plan, ctx.layout, ctx.batch_sizes, ctx.stateful = plan, layout, batch_sizes, stateful
-        x, states, weights = _ready(*_split(plan, stateful, tensors))
-        out, finals, kept = forward_layer(plan, layout, x, states, weights, keep=True)
+        x, states, weights = _split(plan, stateful, tensors)
+        out, finals, kept = _forward(plan, batch_sizes, x, states, weights, keep=True)
         inner = [t for k in kept for t in (k.accumulators, *k.states, *k.expressions)]
         ctx.save_for_backward(*tensors, out, *inner)
         ctx.set_materialize_grads(False)

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from cellwright.autograd import obstacle, plan_for
-from cellwright.cpu.inference import reads_raw
 from cellwright.cpu.plan import Plan, projects_first, threads_for
+from cellwright.cpu.prepared import reads_raw
 from cellwright.cpu.rates import matrix_rate, read_rate
 from cellwright.cpu.target import Target, host
 from cellwright.cpu.walks import Layout

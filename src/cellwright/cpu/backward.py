@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cellwright.cpu.plan import Fed, Kept, Plan, empty_like, field, flat, threads_for
+from cellwright.cpu.prepared import prepare_backward, set_packed
 from cellwright.cpu.walks import Field, Layout, Walk
 from cellwright.graph.expr import leaf
 from cellwright.graph.interpret import Weights
@@ -110,16 +111,57 @@ class _Direction:
 
     def walk(self, out: Tensor, dy: Tensor | None, dstates: list[Tensor]) -> None:
         """Go through the steps against the forward direction."""
-        threads = threads_for(self.plan, self.layout)
-        walk = self.plan.backward_walk
+        plan, x = self.plan, self.x
+        threads = threads_for(plan, self.layout)
         self.streams = [out, *self.kept.states]
-        self.db = self.x.new_zeros(threads, self.width)
-        self.dvectors = {v: self.x.new_zeros(threads, self.units) for v in self.plan.cell.vectors}
-        if self.plan.cell.reads_input:
-            self.dx = empty_like(self.x, self.units, self.packed)
-        fields, scratch = self._fields(walk, dy, dstates)
-        walk(self.layout, not self.reverse, threads, fields, self.held.bundles)
+        self.db = x.new_zeros(threads, self.width)
+        self.dvectors = {v: x.new_zeros(threads, self.units) for v in plan.cell.vectors}
+        if plan.cell.reads_input:
+            self.dx = empty_like(x, self.units, self.packed)
+        if self._is_plain(dy):
+            self._walk_plain(threads, dy, dstates)
+            return
+        fields, scratch = self._fields(plan.backward_walk, dy, dstates)
+        plan.backward_walk(self.layout, not self.reverse, threads, fields, self.held.bundles)
         del scratch
+
+    def _is_plain(self, dy: Tensor | None) -> bool:
+        """Whether all memory lies as ``prepare_backward`` takes it to."""
+        if self.packed or self.reverse or self.step.stages > 1:
+            return False
+        tensors = [self.x, self.da, *self.streams, *(self.initial or ())]
+        tensors += self.held.bundles.values()
+        return all([t.is_contiguous() for t in tensors]) and (dy is None or dy.is_contiguous())
+
+    def _walk_plain(self, threads: int, dy: Tensor | None, dstates: list[Tensor]) -> None:
+        plan, walk = self.plan, self.plan.backward_walk
+        struct, at = prepare_backward(plan, self.layout, threads), walk.position
+        assert self.kept.accumulators is not None
+        struct[at["a"]] = self.kept.accumulators.data_ptr()
+        struct[at["da"]] = self.da.data_ptr()
+        struct[at["db"]] = self.db.data_ptr()
+        struct[at["x"]] = self.x.data_ptr()
+        if self.dx is not None:
+            struct[at["dx"]] = self.dx.data_ptr()
+        if dy is None:
+            struct[at["dy"] : at["dy"] + 3] = plan.zero_row
+        else:
+            struct[at["dy"]] = dy.data_ptr()
+        for name, vector in self.held.vectors.items():
+            struct[at["vector." + name]] = vector.data_ptr()
+            struct[at["dvector." + name]] = self.dvectors[name].data_ptr()
+        for k, (state, start, _) in enumerate(plan.ends):
+            struct[at[state]] = self.streams[k].data_ptr()
+            struct[at["d" + state]] = dstates[k].data_ptr()
+            if self.initial is not None:
+                struct[at[start]] = self.initial[k].data_ptr()
+                struct[at[start] + 2] = self.units
+        for name in walk.matrices:
+            struct[walk.matrix_position[name]] = self.held.bundles[name].data_ptr()
+        packed = walk.pack_memory()
+        set_packed(struct, packed)
+        walk.run(struct, threads)
+        del packed
 
     def _fields(
         self, walk: Walk, dy: Tensor | None, dstates: list[Tensor]
@@ -186,7 +228,7 @@ class _Direction:
 
     def weight_gradients(self) -> Weights:
         """Return the gradients of weights, biases and per-unit vectors."""
-        bundles = {b: torch.empty_like(w) for b, w in self.held.bundles.items()}
+        bundles: dict[str, Tensor] = {}
         da = flat(self.da)
         sources = [
             (_INPUT, self.x),
@@ -194,12 +236,23 @@ class _Direction:
         ]
         for source, value in sources:
             for f in self.plan.fed.get(source, ()):
-                torch.mm(_columns(da, f).t(), flat(value), out=_rows(bundles[f.bundle], f))
+                self._put(bundles, f, _columns(da, f).t(), flat(value))
         self._state_products(bundles)
         total = self.db.sum(0) if self.db.shape[0] > 1 else self.db[0]
         biases = {b: self._bias_gradient(b, total) for b in self.held.biases}
         vectors = {v: g.sum(0) for v, g in self.dvectors.items()}
-        return Weights(bundles, biases, vectors, None)
+        ordered = {b: bundles[b] for b in self.held.bundles}
+        return Weights(ordered, biases, vectors, None)
+
+    def _put(self, bundles: dict[str, Tensor], f: Fed, left: Tensor, right: Tensor) -> None:
+        """Set the rows that ``f`` names of a weight's gradient to left · right."""
+        whole = self.held.bundles[f.bundle]
+        if f.width == whole.shape[0]:
+            bundles[f.bundle] = torch.mm(left, right)
+            return
+        if f.bundle not in bundles:
+            bundles[f.bundle] = torch.empty_like(whole)
+        torch.mm(left, right, out=_rows(bundles[f.bundle], f))
 
     def _bias_gradient(self, bundle: str, total: Tensor) -> Tensor:
         """Return a bias's gradient in memory of its own: no two may change together."""
@@ -208,28 +261,30 @@ class _Direction:
 
     def _state_products(self, bundles: dict[str, Tensor]) -> None:
         """Multiply the gates' gradients by the states of the step before, in all sequences."""
-        single = self.layout.rows == self.layout.batch
-        work: list[tuple[int, Fed, Tensor]] = []
+        single = self.layout.rows == self.layout.batch  # nothing comes before the only step
+        work: list[tuple[int, Fed]] = []
         for k, state in enumerate(self.plan.cell.states):
             for f in self.plan.fed.get(leaf("state", state), ()):
-                target = _rows(bundles[f.bundle], f)
-                work.append((k, f, target))
+                work.append((k, f))
                 if self.initial is not None:
-                    torch.mm(_columns(self.edge(), f).t(), self.initial[k], out=target)
+                    self._put(bundles, f, _columns(self.edge(), f).t(), self.initial[k])
                 elif single:
-                    target.zero_()
-        if single:
-            return  # one step has nothing before it but the initial states
+                    self._zero(bundles, f)
         pairs: dict[int, tuple[Tensor, Tensor]] = {}
-        for k, f, target in work:
+        for k, f in () if single else work:
             if k not in pairs:
                 pairs[k] = self._shifted(self.streams[k])
             da, before = pairs[k]
-            product = (_columns(da, f).t(), before)
             if self.initial is None:
-                torch.mm(*product, out=target)
+                self._put(bundles, f, _columns(da, f).t(), before)
             else:
-                target.addmm_(*product)
+                _rows(bundles[f.bundle], f).addmm_(_columns(da, f).t(), before)
+
+    def _zero(self, bundles: dict[str, Tensor], f: Fed) -> None:
+        if f.bundle not in bundles:
+            bundles[f.bundle] = torch.zeros_like(self.held.bundles[f.bundle])
+        else:
+            _rows(bundles[f.bundle], f).zero_()
 
     def _shifted(self, stream: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows of ``da`` and, beside them, the states of the step before.

@@ -139,8 +139,8 @@ class Plan:
         return Walk(backward(self.cell, self.units), self.dtype)
 
     @cached_property
-    def prepared(self) -> dict[tuple[int, int, int], Any]:
-        """Calls that were made before, by (L, N, threads); see ``cellwright.cpu.inference``."""
+    def prepared(self) -> dict[tuple[int, ...], Any]:
+        """Calls that were made before; see ``cellwright.cpu.prepared``."""
         return {}
 
     @cached_property
