@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,7 +96,8 @@ def _compiled(
     if torch.is_grad_enabled() and _differentiates(x, states, weights):
         tensors = [x, *(states or ()), *_flatten(weights)]
         layout = _layout(x, batch_sizes)
-        out, *finals = _apply(plan, layout, batch_sizes, states is not None, *tensors)
+        call = _Call(plan, layout, batch_sizes, states, weights)
+        out, *finals = _apply(call, *tensors)
         return out, tuple(finals)
     out, ends, _ = _forward(plan, batch_sizes, x, states, weights, keep=False)
     return out, ends
@@ -173,21 +174,24 @@ def _ready(
     return x, states, weights
 
 
+class _Call(NamedTuple):
+    """One call of a layer, with its tensors as the modules gave them."""
+
+    plan: Plan
+    layout: Layout
+    batch_sizes: list[int] | None
+    states: Sequence[Tensor] | None
+    weights: Sequence[Weights]
+
+
 class _Layer(torch.autograd.Function):
     """A layer whose backward pass is the derived walk."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        plan: Plan,
-        layout: Layout,
-        batch_sizes: list[int] | None,
-        stateful: bool,
-        *tensors: Tensor,
-    ) -> tuple[Tensor, ...]:
-        ctx.plan, ctx.layout, ctx.batch_sizes, ctx.stateful = plan, layout, batch_sizes, stateful
-        x, states, weights = _split(plan, stateful, tensors)
-        out, finals, kept = _forward(plan, batch_sizes, x, states, weights, keep=True)
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
+        plan, layout, sizes, states, weights = call
+        out, finals, kept = _forward(plan, sizes, tensors[0], states, weights, keep=True)
+        ctx.plan, ctx.layout, ctx.batch_sizes, ctx.stateful = plan, layout, sizes, bool(states)
         inner = [t for k in kept for t in (k.accumulators, *k.states, *k.expressions)]
         ctx.save_for_backward(*tensors, out, *inner)
         ctx.set_materialize_grads(False)
@@ -196,19 +200,20 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         plan: Plan = ctx.plan
-        count = len(ctx.needs_input_grad) - 4
-        tensors = ctx.saved_tensors[:count]
+        needs = ctx.needs_input_grad[1:]
+        saved = ctx.saved_tensors
+        tensors = saved[: len(needs)]
         if torch.is_grad_enabled():
-            return None, None, None, None, *_differentiable(ctx, tensors, gradients)
-        out, *inner = ctx.saved_tensors[count:]
+            return None, *_differentiable(ctx, tensors, gradients)
+        out, *inner = saved[len(needs) :]
         x, states, weights = _ready(*_split(plan, ctx.stateful, tensors))
         kept = _kept(plan, len(weights), inner)
         dy, *dfinals = gradients
         found = backward_layer(
-            plan, ctx.layout, x, states, weights, out, kept, dy, dfinals, ctx.needs_input_grad[4]
+            plan, ctx.layout, x, states, weights, out, kept, dy, dfinals, needs[0]
         )
         dstates = found.states if ctx.stateful else []
-        return None, None, None, None, found.x, *dstates, *_flatten(found.weights)
+        return None, found.x, *dstates, *_flatten(found.weights)
 
 
 _apply: Callable[..., tuple[Tensor, ...]] = _Layer.apply
@@ -240,9 +245,9 @@ def _differentiable(
     x, states, weights = _split(plan, ctx.stateful, tensors)
     out, finals = interpret_layer(plan.cell, x, states, weights, ctx.batch_sizes, plan.units)
     pairs = [(o, g) for o, g in zip((out, *finals), gradients, strict=True) if g is not None]
-    wanted = [t for t, needs in zip(tensors, ctx.needs_input_grad[4:], strict=True) if needs]
+    wanted = [t for t, needs in zip(tensors, ctx.needs_input_grad[1:], strict=True) if needs]
     outputs, cotangents = zip(*pairs, strict=True)
     found = iter(
         torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True)
     )
-    return [next(found) if needs else None for needs in ctx.needs_input_grad[4:]]
+    return [next(found) if needs else None for needs in ctx.needs_input_grad[1:]]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cellwright.cpu.plan import Fed, Kept, Plan, empty_like, field, flat, threads_for
+from cellwright.cpu.plan import Fed, Kept, Plan, Rows, field, threads_for
 from cellwright.cpu.prepared import prepare_backward, set_packed
 from cellwright.cpu.walks import Field, Layout, Walk
 from cellwright.graph.expr import leaf
@@ -55,22 +55,25 @@ def backward_layer(
         want_x: whether the input's gradient is wanted.
     """
     D, H, N = len(weights), plan.units, layout.batch
+    rows = Rows(x, layout)
     dstates = [x.new_zeros(D, N, H) if g is None else _copy(g) for g in dfinals]
-    dx = empty_like(x, x.shape[-1], layout.counts is not None) if want_x else None
     if dy is not None and dy.stride(-1) != 1:
         dy = dy.contiguous()
+    outputs = rows.matrix(out)
+    dx: Tensor | None = None
     found: list[Weights] = []
     for d, held in enumerate(weights):
-        one = _Direction(plan, layout, x, held, d == 1, kept[d])
+        one = _Direction(plan, rows, x, held, d == 1, kept[d])
+        own = dstates if D == 1 else [g[d] for g in dstates]
         if states is not None:
             one.initial = [s[d] for s in states]
-        cotangent = None if dy is None else _half(dy, d, D, H)
-        one.walk(_half(out, d, D, H), cotangent, [g[d] for g in dstates])
-        if dx is not None:
-            one.add_input_gradient(dx, first=d == 0)
-        one.add_state_gradients([g[d] for g in dstates])
+        one.walk(_half(outputs, d, D, H), None if dy is None else _half(dy, d, D, H), own)
+        if want_x:
+            dx = one.input_gradient(dx)
+        if states is not None:
+            one.add_state_gradients([g[d] for g in dstates])
         found.append(one.weight_gradients())
-    return Gradients(dx, dstates, found)
+    return Gradients(None if dx is None else rows.sequence(dx), dstates, found)
 
 
 _INPUT = leaf("input")
@@ -99,25 +102,32 @@ class _Direction:
     initial: list[Tensor] | None = None
 
     def __init__(
-        self, plan: Plan, layout: Layout, x: Tensor, held: Weights, reverse: bool, kept: Kept
+        self, plan: Plan, rows: Rows, x: Tensor, held: Weights, reverse: bool, kept: Kept
     ) -> None:
-        self.plan, self.layout, self.x, self.held = plan, layout, x, held
+        self.plan, self.rows, self.layout, self.x, self.held = plan, rows, rows.layout, x, held
         self.reverse, self.kept = reverse, kept
-        self.packed = layout.counts is not None
         self.step, self.units = plan.step, plan.units
         self.width = len(self.step.accumulators) * plan.units
-        self.da = empty_like(x, self.width, self.packed)
+        self.inputs = rows.matrix(x)
+        self.da = x.new_empty(self.layout.rows, self.width)
         self.dx: Tensor | None = None
 
     def walk(self, out: Tensor, dy: Tensor | None, dstates: list[Tensor]) -> None:
-        """Go through the steps against the forward direction."""
+        """Go through the steps against the forward direction.
+
+        Args:
+            out: what this direction put out, a matrix of rows.
+            dy: its cotangent, a sequence, or None for 0.
+            dstates: the cotangents of the final states, N rows each; they become those of the
+                initial states, but for what reaches these through products with weights.
+        """
         plan, x = self.plan, self.x
         threads = threads_for(plan, self.layout)
         self.streams = [out, *self.kept.states]
         self.db = x.new_zeros(threads, self.width)
         self.dvectors = {v: x.new_zeros(threads, self.units) for v in plan.cell.vectors}
         if plan.cell.reads_input:
-            self.dx = empty_like(x, self.units, self.packed)
+            self.dx = x.new_empty(self.layout.rows, self.units)
         if self._is_plain(dy):
             self._walk_plain(threads, dy, dstates)
             return
@@ -127,11 +137,10 @@ class _Direction:
 
     def _is_plain(self, dy: Tensor | None) -> bool:
         """Whether all memory lies as ``prepare_backward`` takes it to."""
-        if self.packed or self.reverse or self.step.stages > 1:
+        if self.layout.counts is not None or self.reverse or self.step.stages > 1:
             return False
-        tensors = [self.x, self.da, *self.streams, *(self.initial or ())]
-        tensors += self.held.bundles.values()
-        return all([t.is_contiguous() for t in tensors]) and (dy is None or dy.is_contiguous())
+        tensors = [self.x, self.streams[0], *(self.initial or ()), *self.held.bundles.values()]
+        return all(t.is_contiguous() for t in tensors) and (dy is None or dy.is_contiguous())
 
     def _walk_plain(self, threads: int, dy: Tensor | None, dstates: list[Tensor]) -> None:
         plan, walk = self.plan, self.plan.backward_walk
@@ -166,23 +175,22 @@ class _Direction:
     def _fields(
         self, walk: Walk, dy: Tensor | None, dstates: list[Tensor]
     ) -> tuple[dict[str, Field], list[Tensor]]:
-        H, zero, packed = self.units, self.plan.zero_row, self.packed
-        fields: dict[str, Field] = {"da": field(self.da, packed), "da.start": zero}
+        H, zero, rows = self.units, self.plan.zero_row, self.rows
         assert self.kept.accumulators is not None
-        fields["a"] = field(self.kept.accumulators, packed)
-        fields["dy"] = zero if dy is None else field(dy, packed)
+        fields: dict[str, Field] = {"da": rows.field(self.da), "da.start": zero}
+        fields["a"] = rows.field(self.kept.accumulators)
+        fields["dy"] = zero if dy is None else field(dy)
         fields["db"] = (self.db.data_ptr(), 0, self.width)
-        fields["x"] = field(self.x, packed)
-        fields["dx"] = zero if self.dx is None else field(self.dx, packed)
+        fields["x"] = field(self.x)
+        fields["dx"] = zero if self.dx is None else rows.field(self.dx)
         for name, vector in self.held.vectors.items():
             fields[f"vector.{name}"] = (vector.data_ptr(), 0, 0)
             fields[f"dvector.{name}"] = (self.dvectors[name].data_ptr(), 0, H)
-        for k, state in enumerate(self.plan.cell.states):
-            start = None if self.initial is None else self.initial[k]
-            fields[state] = field(self.streams[k], packed)
-            fields[f"{state}.start"] = (
-                zero if start is None else (start.data_ptr(), 0, start.stride(0))
-            )
+        for k, (state, start, _) in enumerate(self.plan.ends):
+            fields[state] = rows.field(self.streams[k])
+            fields[start] = zero
+            if self.initial is not None:
+                fields[start] = (self.initial[k].data_ptr(), 0, self.initial[k].stride(0))
             fields[f"d{state}"] = (dstates[k].data_ptr(), 0, H)
         missing = [name for name in walk.names if name not in fields]
         scratch = self.x.new_empty(len(missing), self.layout.batch, H) if missing else self.x
@@ -190,26 +198,20 @@ class _Direction:
             fields[name] = (rows.data_ptr(), 0, H)
         return fields, [scratch]
 
-    def add_input_gradient(self, dx: Tensor, first: bool) -> None:
-        """Write to ``dx``, or add to it: the gates' gradients times the input's weights."""
-        da, target = flat(self.da), flat(dx)
+    def input_gradient(self, dx: Tensor | None) -> Tensor:
+        """Return the gradient of the input, added to that of the other direction."""
         for f in self.plan.fed.get(_INPUT, ()):
-            product = (_columns(da, f), _rows(self.held.bundles[f.bundle], f))
-            if first:
-                torch.mm(*product, out=target)
-            else:
-                target.addmm_(*product)
-            first = False
+            left, right = _columns(self.da, f), _rows(self.held.bundles[f.bundle], f)
+            dx = torch.mm(left, right) if dx is None else dx.addmm_(left, right)
         if self.dx is not None:
-            (target.copy_ if first else target.add_)(flat(self.dx))
-        elif first:
-            target.zero_()
+            dx = self.dx if dx is None else dx.add_(self.dx)
+        return torch.zeros_like(self.inputs) if dx is None else dx
 
     def edge(self) -> Tensor:
         """Return the rows of ``da`` at the first step of each sequence, (N, width)."""
         layout = self.layout
         if layout.counts is None or layout.starts is None:
-            return self.da[-1 if self.reverse else 0]
+            return self.rows.sequence(self.da)[-1 if self.reverse else 0]
         if not self.reverse:
             return self.da[: layout.batch]
         index = [0] * layout.batch
@@ -219,8 +221,6 @@ class _Direction:
 
     def add_state_gradients(self, dstates: list[Tensor]) -> None:
         """Add what reaches the initial states through their products with weights."""
-        if self.initial is None:
-            return
         edge = self.edge()
         for state, gradient in zip(self.plan.cell.states, dstates, strict=True):
             for f in self.plan.fed.get(leaf("state", state), ()):
@@ -229,14 +229,13 @@ class _Direction:
     def weight_gradients(self) -> Weights:
         """Return the gradients of weights, biases and per-unit vectors."""
         bundles: dict[str, Tensor] = {}
-        da = flat(self.da)
         sources = [
-            (_INPUT, self.x),
+            (_INPUT, self.inputs),
             *zip(self.step.expressions, self.kept.expressions, strict=True),
         ]
         for source, value in sources:
             for f in self.plan.fed.get(source, ()):
-                self._put(bundles, f, _columns(da, f).t(), flat(value))
+                self._put(bundles, f, _columns(self.da, f).t(), value)
         self._state_products(bundles)
         total = self.db.sum(0) if self.db.shape[0] > 1 else self.db[0]
         biases = {b: self._bias_gradient(b, total) for b in self.held.biases}
@@ -291,18 +290,18 @@ class _Direction:
 
         Rows at the start of a sequence are left out, or are 0 by the time this returns.
         """
-        da, states = flat(self.da), flat(stream)
-        if self.packed:
+        da = self.da
+        if self.layout.counts is not None:
             later, earlier = self._neighbours()
-            return da[later], states[earlier]
+            return da[later], stream[earlier]
         shift = self.layout.batch
-        if self.da.stride(0) < self.da.stride(1) and self.layout.steps > 1:
-            # batch first: the row above is the step before, but for each sequence's first step
+        if self.rows.batch_first:
+            # the row above is the step before, but for each sequence's first step
             self.edge().zero_()
             shift = 1
         if self.reverse:
-            return da[:-shift], states[shift:]
-        return da[shift:], states[:-shift]
+            return da[:-shift], stream[shift:]
+        return da[shift:], stream[:-shift]
 
     def _neighbours(self) -> tuple[Tensor, Tensor]:
         """Return the packed positions of all steps but the first, and of the steps before them."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from cellwright.cpu.plan import Kept, Plan, empty_like, field, projects_first, threads_for
+from cellwright.cpu.plan import Kept, Plan, Rows, field, projects_first, threads_for
 from cellwright.cpu.walks import Field, Layout
 from cellwright.graph.interpret import Weights
 
@@ -33,32 +33,32 @@ def forward_layer(
         The output (L, N, D · H_out) or (rows, D · H_out), the final states (D, N, H_out), and what
         was kept of each direction.
     """
-    packed = layout.counts is not None
     D, H, N = len(weights), plan.units, layout.batch
-    out = empty_like(x, D * H, packed)
+    rows = Rows(x, layout)
+    out = x.new_empty(layout.rows, D * H)
     finals = tuple([x.new_empty(D, N, H) for _ in plan.cell.states])
     threads = threads_for(plan, layout)
     ahead = threads == 1 and projects_first(plan, layout)
     kept: list[Kept] = []
     for d, held in enumerate(weights):
-        fields = _state_fields(plan, out, states, finals, d, packed)
-        fields["x"] = field(x, packed)
-        kept.append(_keep(plan, x, keep, ahead, fields, packed))
+        fields = _state_fields(plan, rows, out, states, finals, d)
+        fields["x"] = field(x)
+        kept.append(_keep(plan, rows, x, keep, ahead, fields))
         for bundle, bias in held.biases.items():
             fields["bias." + bundle] = (bias.data_ptr(), 0, 0)
         for name, vector in held.vectors.items():
             fields["vector." + name] = (vector.data_ptr(), 0, 0)
         plan.forward_walk(layout, d == 1, threads, fields, held.bundles, ahead)
-    return out, finals, kept
+    return rows.sequence(out), finals, kept
 
 
 def _state_fields(
     plan: Plan,
+    rows: Rows,
     out: Tensor,
     states: Sequence[Tensor] | None,
     finals: Sequence[Tensor],
     d: int,
-    packed: bool,
 ) -> dict[str, Field]:
     """Address the output and the states of direction ``d``."""
     H, item = plan.units, plan.item
@@ -73,36 +73,31 @@ def _state_fields(
         # unless kept, a state is carried along in the memory of its final value
         address = ending.data_ptr() + d * ending.stride(0) * item
         fields[state] = fields[final] = (address, 0, H)
-    address, step_stride, row_stride = field(out, packed)
+    address, step_stride, row_stride = rows.field(out)
     fields[plan.cell.states[0]] = (address + d * H * item, step_stride, row_stride)
     return fields
 
 
 def _keep(
-    plan: Plan,
-    x: Tensor,
-    keep: bool,
-    ahead: bool,
-    fields: dict[str, Field],
-    packed: bool,
+    plan: Plan, rows: Rows, x: Tensor, keep: bool, ahead: bool, fields: dict[str, Field]
 ) -> Kept:
     """Make and address the memory that a walk fills besides its output and final states."""
-    step, H = plan.step, plan.units
+    step, H, count = plan.step, plan.units, rows.layout.rows
     fields["gx"] = plan.zero_row
     a = None
     if keep or ahead or step.stages > 1:
-        a = empty_like(x, len(step.accumulators) * H, packed)
-        fields["a"] = field(a, packed)
+        a = x.new_empty(count, len(step.accumulators) * H)
+        fields["a"] = rows.field(a)
         if ahead:
             fields["gx"] = fields["a"]
     else:
         fields["a"] = (plan.dump.data_ptr(), 0, 0)
     # a state that is read across units may not be overwritten while its step runs
     stored = plan.cell.states[1:] if keep else plan.streamed
-    streams = [empty_like(x, H, packed) for _ in stored]
-    expressions = [empty_like(x, H, packed) for _ in step.expressions]
+    streams = [x.new_empty(count, H) for _ in stored]
+    expressions = [x.new_empty(count, H) for _ in step.expressions]
     for state, stream in zip(stored, streams, strict=True):
-        fields[state] = field(stream, packed)
+        fields[state] = rows.field(stream)
     for j, e in enumerate(expressions):
-        fields[f"e{j}"] = field(e, packed)
+        fields[f"e{j}"] = rows.field(e)
     return Kept(a, streams, expressions)

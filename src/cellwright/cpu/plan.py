@@ -18,9 +18,7 @@ from cellwright.graph.trace import INPUT, Cell
 __all__ = [
     "Kept",
     "Plan",
-    "empty_like",
     "field",
-    "flat",
     "plan_of",
     "projects_first",
     "threads_for",
@@ -189,7 +187,8 @@ class Kept:
 
     Attributes:
         accumulators: every accumulator at every step. states: all states but the first, which is
-            the output, at every step. expressions: the projected expressions at every step.
+            the output, at every step. expressions: the projected expressions at every step. All are
+            matrices of rows; see ``Rows``.
     """
 
     accumulators: Tensor | None
@@ -221,24 +220,44 @@ def projects_first(plan: Plan, layout: Layout) -> bool:
     return few and 0 < size <= _PROJECTED_BYTES
 
 
-def field(t: Tensor, packed: bool) -> Field:
-    """Address a sequence: (L, N, ·) dense, or (rows, ·) packed."""
-    return (t.data_ptr(), t.stride(0), t.stride(0) if packed else t.stride(1))
+class Rows:
+    """The order in which a sequence's rows lie, (step, batch row) to row of a matrix.
+
+    Everything that a layer makes is a matrix (rows, width) in the order of its input, so that large
+    products can take all steps at once without copies.
+    """
+
+    __slots__ = ("batch_first", "layout", "row_factor", "step_factor")
+
+    def __init__(self, x: Tensor, layout: Layout) -> None:
+        self.layout = layout
+        packed = layout.counts is not None
+        self.batch_first = not packed and layout.steps > 1 and x.stride(0) < x.stride(1)
+        self.step_factor = 1 if packed or self.batch_first else layout.batch
+        self.row_factor = layout.steps if self.batch_first else 1
+
+    def field(self, matrix: Tensor) -> Field:
+        """Address a matrix of rows."""
+        width = matrix.stride(0)
+        return (matrix.data_ptr(), self.step_factor * width, self.row_factor * width)
+
+    def matrix(self, t: Tensor) -> Tensor:
+        """Return a sequence as a matrix; a copy only if its rows lie in no order at all."""
+        if t.dim() == 3 and self.batch_first:
+            t = t.transpose(0, 1)
+        return t.reshape(-1, t.shape[-1]) if t.dim() == 3 else t
+
+    def sequence(self, matrix: Tensor) -> Tensor:
+        """Return a matrix of rows as a sequence (L, N, ·), or packed (rows, ·)."""
+        layout = self.layout
+        if layout.counts is not None:
+            return matrix
+        if self.batch_first:
+            return matrix.view(layout.batch, layout.steps, -1).transpose(0, 1)
+        return matrix.view(layout.steps, layout.batch, -1)
 
 
-def empty_like(x: Tensor, width: int, packed: bool) -> Tensor:
-    """Return an empty sequence whose rows lie in the order of those of ``x``."""
-    if packed:
-        return x.new_empty(x.shape[0], width)
-    if x.stride(0) < x.stride(1) and x.shape[0] > 1:
-        return x.new_empty(x.shape[1], x.shape[0], width).transpose(0, 1)
-    return x.new_empty(x.shape[0], x.shape[1], width)
-
-
-def flat(t: Tensor) -> Tensor:
-    """Return a sequence as a matrix of its rows in the order in which they lie."""
-    if t.dim() == 2:
-        return t
-    if t.stride(0) < t.stride(1) and t.shape[0] > 1:
-        t = t.transpose(0, 1)
-    return t.reshape(-1, t.shape[-1])
+def field(t: Tensor) -> Field:
+    """Address a sequence that lies anyhow: (L, N, ·) dense, or (rows, ·) packed."""
+    strides = t.stride()
+    return (t.data_ptr(), strides[0], strides[-2])

@@ -57,7 +57,8 @@ class Prepared:
         packed = int(not self.raw)
         matrices = _matrices(plan, walk)
         self.struct = walk.struct(layout, False, self.threads, fields, matrices, packed, self.ahead)
-        self.out_shape, self.final_shape, self.a_shape = (T, N, H), (1, N, H), (T, N, width)
+        self.out_shape, self.final_shape = (T, N, H), (1, N, H)
+        self.stream_shape, self.a_shape = (T * N, H), (T * N, width)
         at = walk.position
         self.x_place, self.a_place, self.gx_place = at["x"], at["a"], at["gx"]
         self.state_places = [(at[s], at[start], at[final]) for s, start, final in plan.ends]
@@ -70,9 +71,9 @@ class Prepared:
         self, x: Tensor, states: Sequence[Tensor] | None, held: Weights
     ) -> tuple[Tensor, tuple[Tensor, ...], Kept] | None:
         """Return the output, the final states and what is kept; None if a tensor has gaps."""
-        if not (x.is_contiguous() and all([w.is_contiguous() for w in held.bundles.values()])):
+        if not (x.is_contiguous() and all(w.is_contiguous() for w in held.bundles.values())):
             return None
-        if states is not None and not all([s.is_contiguous() for s in states]):
+        if states is not None and not all(s.is_contiguous() for s in states):
             return None
         struct = self.struct.copy()
         struct[self.x_place] = x.data_ptr()
@@ -111,7 +112,7 @@ class Prepared:
             if k == 0:
                 struct[place] = out.data_ptr()
             elif self.keep:
-                stream = x.new_empty(self.out_shape)
+                stream = x.new_empty(self.stream_shape)
                 streams.append(stream)
                 struct[place] = stream.data_ptr()
             else:
