@@ -126,7 +126,7 @@ class _Direction:
         self.streams = [out, *self.kept.states]
         self.db = x.new_zeros(threads, self.width)
         self.dvectors = {v: x.new_zeros(threads, self.units) for v in plan.cell.vectors}
-        if plan.cell.reads_input:
+        if plan.reads_input:
             self.dx = x.new_empty(self.layout.rows, self.units)
         if self._is_plain(dy):
             self._walk_plain(threads, dy, dstates)
@@ -238,7 +238,12 @@ class _Direction:
                 self._put(bundles, f, _columns(self.da, f).t(), value)
         self._state_products(bundles)
         total = self.db.sum(0) if self.db.shape[0] > 1 else self.db[0]
-        biases = {b: self._bias_gradient(b, total) for b in self.held.biases}
+        biases: dict[str, Tensor] = {}
+        for bundle in self.held.biases:
+            pieces = [total[columns] for columns in self.plan.bias_slices[bundle]]
+            # each bias has memory of its own: no two gradients may change together
+            alone = len(pieces) == 1 and not biases
+            biases[bundle] = pieces[0] if alone else torch.cat(pieces)
         vectors = {v: g.sum(0) for v, g in self.dvectors.items()}
         ordered = {b: bundles[b] for b in self.held.bundles}
         return Weights(ordered, biases, vectors, None)
@@ -252,11 +257,6 @@ class _Direction:
         if f.bundle not in bundles:
             bundles[f.bundle] = torch.empty_like(whole)
         torch.mm(left, right, out=_rows(bundles[f.bundle], f))
-
-    def _bias_gradient(self, bundle: str, total: Tensor) -> Tensor:
-        """Return a bias's gradient in memory of its own: no two may change together."""
-        pieces = [total[columns] for columns in self.plan.bias_slices[bundle]]
-        return pieces[0].clone() if len(pieces) == 1 else torch.cat(pieces)
 
     def _state_products(self, bundles: dict[str, Tensor]) -> None:
         """Multiply the gates' gradients by the states of the step before, in all sequences."""

@@ -68,6 +68,11 @@ class Plan:
         return accumulate(self.cell)
 
     @cached_property
+    def reads_input(self) -> bool:
+        """Whether the bare input is used elementwise."""
+        return self.cell.reads_input
+
+    @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
         """Shapes of one direction's parameters: weights, biases, vectors."""
         H, gates = self.units, {b: len(g) for b, g in self.cell.bundles.items()}
