@@ -4,11 +4,12 @@ import warnings
 
 import pytest
 import torch
-from tests.cpu.agreement import apply, compare, make, results
+from tests.cpu.agreement import apply, compare, flatten, make, results
 from tests.cpu.processes import python
 from tests.tolerance import assert_close
 from torch.autograd import forward_ad
 
+import cellwright.nn as nn
 from cellwright import CompileError, InterpreterWarning
 from cellwright.autograd import obstacle, run_layer
 from cellwright.cells import gru, lstm, rnn_tanh
@@ -111,6 +112,7 @@ print(len(named), "CELLWRIGHT_ISA=nonsense" in named[0], "lstm" in named[0])
 @pytest.mark.parametrize("level", LEVELS)
 def test_other_instruction_sets(level):
     code = """
+import cellwright.nn as nn
 from cellwright import CompileError
 from cellwright.cpu.target import host
 try:
@@ -127,3 +129,27 @@ else:
     if found == "absent":
         pytest.skip(f"this machine has no {level}")
     assert found == level
+
+
+@pytest.mark.filterwarnings("ignore::cellwright.errors.InterpreterWarning")
+@pytest.mark.parametrize("name", ["bundles.x.0", "bundles.h.0", "biases.x.0", "biases.h.0"])
+@pytest.mark.parametrize("wrong", ["rows", "columns", "dtype"])
+def test_parameters_that_do_not_fit_are_never_read(name, wrong):
+    case = make(lstm)
+    tensor = flatten(case)[name]
+    other = {"rows": tensor[:-1], "columns": tensor[..., :-1], "dtype": tensor.double()}[wrong]
+    misfit = apply(case, lambda t: other if t is tensor else t)
+    with pytest.raises((RuntimeError, TypeError, ValueError)):
+        results(misfit)
+
+
+@pytest.mark.parametrize("wrong", ["dtype", "rows", "columns", "directions"])
+def test_states_that_do_not_fit_are_never_read(wrong):
+    layer = nn.LSTM(3, 17)
+    right = torch.randn(1, 5, 17)
+    for number in (0, 1):
+        hx = [right, right]
+        views = {"rows": right[:, :-1], "columns": right[..., :-1], "directions": right[:0]}
+        hx[number] = right.double() if wrong == "dtype" else views[wrong]
+        with pytest.raises((RuntimeError, TypeError, ValueError)):
+            layer(torch.randn(4, 5, 3), tuple(hx))

@@ -1,0 +1,269 @@
+"""Wrong kernels, made on purpose: the comparison that all tests here rest on must see each of them.
+
+A mutant changes a program (or a derivative rule, or the code of the walk) as it is handed to the
+compiler; plans are made anew for it, and its code is kept in a cache of its own.
+"""
+
+from dataclasses import replace
+
+import pytest
+from tests.cpu.agreement import FORMS, compare, make
+from tests.cpu.cells import CELLS
+
+from cellwright.autograd import run_layer
+from cellwright.cells import gru, lstm, rnn_tanh
+from cellwright.cpu import jit, plan, vecmath
+from cellwright.graph import derive, schedule
+from cellwright.graph.expr import Expr, leaf, node, substitute
+from cellwright.graph.schedule import Program, Read
+
+EVERY_FORM = ("one row", "time first", "zeros, both ways", "packed, both ways")
+
+
+@pytest.fixture
+def mutate(monkeypatch, tmp_path):
+    """Return a function that changes the forward or the backward program of every new plan."""
+    monkeypatch.setenv("CELLWRIGHT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(jit, "_loaded", dict(jit._loaded))  # mutants are forgotten afterwards
+    _forget()
+
+    def install(way, change):
+        schedule_program = getattr(plan, way)
+        mutants = []
+
+        def changed(*args):
+            program = schedule_program(*args)
+            mutant = change(program)
+            assert mutant != program, "the mutation found nothing to change"
+            mutants.append(mutant)
+            return mutant
+
+        monkeypatch.setattr(plan, way, changed)
+        return mutants
+
+    yield install
+    monkeypatch.undo()
+    _forget()
+
+
+def _forget():
+    plan.plan_of.cache_clear()
+    derive.adjoint.cache_clear()
+    schedule.backward.cache_clear()
+    schedule.forward.cache_clear()
+
+
+def killed(cell, form):
+    """Check that the comparison fails for a cell in a form."""
+    with pytest.raises(AssertionError, match=r"output|final|gradient"):
+        compare(make(cell, 5, 3, **FORMS[form]))
+
+
+def in_products(change):
+    """Change each product of each stage."""
+
+    def mutant(program: Program) -> Program:
+        stages = [
+            replace(stage, products=tuple(map(change, stage.products))) for stage in program.stages
+        ]
+        return replace(program, stages=tuple(stages))
+
+    return mutant
+
+
+def in_equations(change):
+    """Replace expressions of what is written; ``change`` returns None for those that stay."""
+
+    def mutant(program: Program) -> Program:
+        stages = []
+        for stage in program.stages:
+            values = substitute([w.value for w in stage.writes], change)
+            pairs = zip(stage.writes, values, strict=True)
+            stages.append(replace(stage, writes=tuple(replace(w, value=v) for w, v in pairs)))
+        return replace(program, stages=tuple(stages))
+
+    return mutant
+
+
+def reads(matching, replacement):
+    """Change what reads of memory look at; ``replacement`` may be a number instead."""
+
+    def change(e: Expr) -> Expr | None:
+        if e.op == "read" and isinstance(e.value, Read) and matching(e.value):
+            new = replacement(e.value)
+            return leaf("read", new) if isinstance(new, Read) else leaf("const", new)
+        return None
+
+    return in_equations(change)
+
+
+def swap_tiles(a, b):
+    """Let the first two gates of an equation read each other's tile."""
+    swapped = {a: b, b: a}
+    return in_equations(
+        lambda e: leaf("tile", swapped[e.value]) if e.op == "tile" and e.value in swapped else None
+    )
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+@pytest.mark.parametrize("gates", [(0, 1), (1, 3), (0, 2)])
+def test_swapped_gates(gates, form, mutate):
+    assert not mutate("forward", swap_tiles(*gates))
+    killed(lstm, form)
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+@pytest.mark.parametrize("bundle", ["x", "h"])
+def test_dropped_bias(bundle, form, mutate):
+    mutate("forward", reads(lambda r: r.buffer == f"bias.{bundle}", lambda _: 0.0))
+    killed(gru, form)
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+def test_bias_of_another_gate(form, mutate):
+    mutate("forward", reads(lambda r: r == Read("bias.x", 5), lambda r: replace(r, column=0)))
+    killed(gru, form)
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+@pytest.mark.parametrize("cell", [rnn_tanh, lstm, gru], ids=lambda c: c.name)
+def test_product_with_the_wrong_step(cell, form, mutate):
+    def later(p):
+        return replace(p, source=replace(p.source, when="now")) if p.source.when != "now" else p
+
+    mutate("forward", in_products(later))
+    killed(cell, form)
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+@pytest.mark.parametrize("when", ["now", "after"])
+def test_wrong_step_in_the_backward_walk(when, form, mutate):
+    def moved(p):
+        return replace(p, source=replace(p.source, when=when))
+
+    mutate("backward", in_products(moved))
+    killed(gru, form)
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+@pytest.mark.parametrize("when", ["now", "before"])
+def test_wrong_step_of_a_state_in_the_backward_walk(when, form, mutate):
+    mutate("backward", reads(lambda r: r.when == "after", lambda r: replace(r, when=when)))
+    killed(lstm, form)
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+def test_reset_on_the_wrong_side_of_the_product(form):
+    """(r ⊙ h) W in the place of r ⊙ (h W)."""
+    other = CELLS["reset_before"]
+    with pytest.raises(AssertionError, match=r"output|final|gradient"):
+        compare(make(gru, 5, 3, **FORMS[form]), engine=lambda _, *rest: run_layer(other, *rest))
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+def test_reset_that_is_left_out(form, mutate):
+    def bare(e):
+        (sigmoid, *_) = [a for a in e.args if a.op == "sigmoid"] or [None]
+        if e.op == "mul" and sigmoid is not None:
+            (kept,) = [a for a in e.args if a is not sigmoid]
+            return kept
+        return None
+
+    mutate("forward", in_equations(bare))
+    killed(gru, form)
+
+
+RULES = {
+    "tanh": lambda e, g: (g * (1.0 + e * e),),
+    "sigmoid": lambda e, g: (-(g * (e * (1.0 - e))),),
+    "mul": lambda e, g: (g * e.args[0], g * e.args[1]),
+    "sub": lambda _, g: (g, g),
+}
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+@pytest.mark.parametrize("rule", RULES)
+def test_wrong_rule_of_a_derivative(rule, form, mutate, monkeypatch):
+    monkeypatch.setitem(derive.RULES, rule, RULES[rule])
+    _forget()
+    killed(gru, form)
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+@pytest.mark.parametrize("buffer", ["dy", "dh", "dc"])
+def test_cotangent_that_is_left_out(buffer, form, mutate):
+    mutate("backward", reads(lambda r: r.buffer == buffer, lambda _: 0.0))
+    killed(lstm, form)
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+@pytest.mark.parametrize("gate", [0, 2])
+def test_wrong_bias_gradient(gate, form, mutate):
+    def dropped(program):
+        stages = [
+            replace(
+                s, writes=tuple(w for w in s.writes if (w.buffer, w.column) != ("db", 5 * gate))
+            )
+            for s in program.stages
+        ]
+        return replace(program, stages=tuple(stages))
+
+    mutate("backward", dropped)
+    killed(gru, form)
+
+
+@pytest.mark.parametrize("form", ["packed", "packed, both ways", "packed, zeros, both ways"])
+def test_final_states_that_are_not_copied(form, mutate):
+    mutate("forward", lambda program: replace(program, finals=program.finals[1:]))
+    killed(lstm, form)
+
+
+@pytest.mark.parametrize("form", ["packed, both ways", "packed, zeros, both ways"])
+def test_rows_that_start_late_are_not_told_apart(form, mutate):
+    def unmasked(program):
+        buffers = [replace(b, start=None) for b in program.buffers]
+        return replace(program, buffers=tuple(buffers))
+
+    mutate("forward", unmasked)
+    killed(lstm, form)
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_inexact_function(name, form, mutate, monkeypatch):
+    """A relative error of 1e-3 in one function."""
+    exact = vecmath.EMITTERS[name]
+    monkeypatch.setitem(
+        vecmath.EMITTERS, name, lambda s, a: s.builder.fmul(exact(s, a), s.constant(1.001))
+    )
+    mutate("forward", lambda program: replace(program, name=f"{program.name}_inexact"))
+    monkeypatch.setattr(jit, "_loaded", {})
+    killed(gru, form)
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+def test_walks_in_the_wrong_order(form):
+    """The two directions exchanged, or the steps of the only one turned round."""
+
+    def flipped(cell, x, states, weights, batch_sizes, hidden):
+        out, finals = run_layer(cell, x, states, weights[::-1], batch_sizes, hidden)
+        return (out.flip(0) if len(weights) == 1 else out), finals
+
+    with pytest.raises(AssertionError, match=r"output|final|gradient"):
+        compare(make(lstm, 5, 3, **FORMS[form]), engine=flipped)
+
+
+def test_unchanged_programs_pass(mutate):
+    """What is installed for mutants does not itself make a comparison fail."""
+    mutate("forward", lambda program: replace(program, name="renamed"))
+    mutate("backward", lambda program: replace(program, name="renamed_too"))
+    for form in EVERY_FORM:
+        compare(make(lstm, 5, 3, **FORMS[form]))
+
+
+def test_double_negation_is_no_mutant(mutate):
+    def twice(e):
+        return node("neg", (node("neg", (e,)),)) if e.op == "tile" else None
+
+    mutate("forward", in_equations(twice))
+    compare(make(gru, 5, 3))

@@ -1,0 +1,190 @@
+"""Threads and processes: Python's, the team's, forked children and data loaders."""
+
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from tests.cpu.agreement import compare, make, normal, results, run
+from tests.cpu.processes import python
+from tests.tolerance import assert_close
+from torch.utils.data import DataLoader, Dataset
+
+from cellwright.cells import gru, lstm, rnn_tanh
+from cellwright.cpu.team import Team
+
+BIG = {"steps": 12, "batch": 37, "directions": 2}
+"""Enough work that a call is shared out over the team."""
+FORMS = {
+    "dense": BIG,
+    "batch first": {**BIG, "batch_first": True},
+    "packed": {"lengths": (40, 38, 38, 31, 30, 9, 9, 8, 2, 1, 1), "directions": 2},
+}
+forked = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def everything(case):
+    """Return all results and gradients, with fixed cotangents."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        alone = results(case)
+    found, gradients = run(case, {n: normal(*t.shape, dtype=t.dtype) for n, t in alone.items()})
+    return [*alone.values(), *(t.detach() for t in found.values()), *gradients.values()]
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("cell", [lstm, gru, rnn_tanh], ids=lambda c: c.name)
+@pytest.mark.parametrize("form", FORMS)
+def test_two_threads_agree_with_one(cell, form):
+    case = make(cell, 40, 17, **FORMS[form])
+    found = {}
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            assert Team.threads() == threads
+            found[threads] = everything(case)
+            assert same(everything(case), found[threads])  # to the bit
+            compare(case)
+    finally:
+        torch.set_num_threads(1)
+    for one, two in zip(found[1], found[2], strict=True):
+        assert_close(two, one)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_calls_from_several_python_threads(threads):
+    torch.set_num_threads(threads)
+    try:
+        cases = [make(cell, 40, 17, **FORMS[form]) for cell in (lstm, gru) for form in FORMS]
+        alone = [everything_of(case, threads) for case in cases]
+        with ThreadPoolExecutor(4) as pool:
+            jobs = [pool.submit(everything_of, c, threads) for _ in range(4) for c in cases]
+            for number, job in enumerate(jobs):
+                assert same(job.result(timeout=120), alone[number % len(cases)])
+    finally:
+        torch.set_num_threads(1)
+
+
+def everything_of(case, threads):
+    """Return all results and gradients; cotangents without a generator that threads share."""
+    torch.set_num_threads(threads)  # OpenMP keeps the number for each thread
+    with torch.no_grad():
+        alone = results(case)
+    found, gradients = run(case, {n: t.clone() for n, t in alone.items()})
+    return [*alone.values(), *(t.detach() for t in found.values()), *gradients.values()]
+
+
+def test_threads_that_compile_at_once(tmp_path):
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+torch.set_num_threads(1)
+cases = [make(c, h) for c in (lstm, gru) for h in (3, 5)] * 2
+def job(case):
+    with torch.no_grad():
+        return results(case)["output"]
+with ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(job, cases))
+assert all(torch.equal(f, job(c)) for f, c in zip(found, cases))
+print("right")
+"""
+    assert python(code, CELLWRIGHT_CACHE_DIR=str(tmp_path)) == "right"
+
+
+def _everything(case):
+    """Work as a child does that keeps torch to one thread, as a data loader's worker is kept."""
+    torch.set_num_threads(1)
+    compare(case)
+    return everything(case)
+
+
+def _kernels_alone(case):
+    """Run kernels where torch believes in a team of threads that stayed behind in the parent."""
+    assert torch.get_num_threads() == 2
+    with torch.no_grad():
+        return list(results(case).values())
+
+
+def in_child(work, case):
+    """Return what ``work`` returns in a forked child; a child that hangs fails."""
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+
+    def run_and_send():
+        try:
+            send.send([t.numpy() for t in work(case)])
+        except BaseException as error:
+            send.send(repr(error))
+
+    child = context.Process(target=run_and_send)
+    child.start()
+    try:
+        assert receive.poll(timeout=60), "the child hangs"
+        found = receive.recv()
+    finally:
+        child.kill()
+        child.join()
+    assert not isinstance(found, str), found
+    return [torch.from_numpy(array) for array in found]
+
+
+@forks
+@forked
+@pytest.mark.parametrize("work", [_everything, _kernels_alone])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_forked_child_works(form, work, two_threads):
+    case = make(lstm, 40, 17, **FORMS[form])
+    compare(case)  # the parent's team is awake
+    expected = everything(case)
+    for found, right in zip(in_child(work, case), expected, strict=False):
+        assert_close(found, right)
+    assert same(everything(case), expected)  # and the parent goes on as before
+
+
+@forks
+@forked
+@pytest.mark.parametrize("work", [_everything, _kernels_alone])
+def test_a_child_that_meets_a_kernel_first(work, two_threads):
+    case = make(gru, 41 if work is _everything else 42, 17, **BIG)
+    torch.mm(torch.randn(500, 500), torch.randn(500, 500))  # torch's own team is awake
+    found = in_child(work, case)
+    for ours, right in zip(found, everything(case), strict=False):
+        assert_close(ours, right)
+
+
+class Encoded(Dataset):
+    """Sequences that a layer encodes as they are loaded."""
+
+    def __init__(self, case):
+        self.case = case
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        with torch.no_grad():
+            return results(self.case)["output"] + index
+
+
+@forks
+@forked
+def test_a_data_loader_calls_a_layer(two_threads):
+    data = Encoded(make(lstm, 40, 17, **BIG))
+    expected = [data[k] for k in range(4)]
+    for _ in range(2):
+        loader = DataLoader(
+            data, batch_size=None, num_workers=1, timeout=60, multiprocessing_context="fork"
+        )
+        for found, right in zip(loader, expected, strict=True):
+            assert_close(found, right)
