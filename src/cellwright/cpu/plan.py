@@ -250,7 +250,7 @@ class Rows:
         """Return a sequence as a matrix; a copy only if its rows lie in no order at all."""
         if t.dim() == 3 and self.batch_first:
             t = t.transpose(0, 1)
-        return t.reshape(-1, t.shape[-1]) if t.dim() == 3 else t
+        return t.reshape(t.shape[0] * t.shape[1], t.shape[2]) if t.dim() == 3 else t
 
     def sequence(self, matrix: Tensor) -> Tensor:
         """Return a matrix of rows as a sequence (L, N, ·), or packed (rows, ·)."""
@@ -258,8 +258,8 @@ class Rows:
         if layout.counts is not None:
             return matrix
         if self.batch_first:
-            return matrix.view(layout.batch, layout.steps, -1).transpose(0, 1)
-        return matrix.view(layout.steps, layout.batch, -1)
+            return matrix.view(layout.batch, layout.steps, matrix.shape[1]).transpose(0, 1)
+        return matrix.view(layout.steps, layout.batch, matrix.shape[1])
 
 
 def field(t: Tensor) -> Field:
