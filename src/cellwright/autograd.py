@@ -146,15 +146,13 @@ def _weights(parts: Iterable[dict[str, Any]]) -> Weights:
     return Weights(bundles, biases, vectors, None)
 
 
-def _rebuild(plan: Plan, tensors: Sequence[Tensor | None]) -> list[Weights]:
-    """Undo ``_flatten``."""
+def _rebuild(plan: Plan, directions: int, tensors: Sequence[Tensor | None]) -> list[Weights]:
+    """Undo ``_flatten``; a cell may have no parameters at all, so their number tells nothing."""
     bundles = tuple(plan.cell.bundles)
     names = (bundles, bundles if plan.bias else (), tuple(plan.cell.vectors))
-    each = sum(map(len, names))
     rest = iter(tensors)
     return [
-        _weights({name: next(rest) for name in part} for part in names)
-        for _ in range(len(tensors) // each)
+        _weights({name: next(rest) for name in part} for part in names) for _ in range(directions)
     ]
 
 
@@ -192,6 +190,7 @@ class _Layer(torch.autograd.Function):
         plan, layout, sizes, states, weights = call
         out, finals, kept = _forward(plan, sizes, tensors[0], states, weights, keep=True)
         ctx.plan, ctx.layout, ctx.batch_sizes, ctx.stateful = plan, layout, sizes, bool(states)
+        ctx.directions = len(weights)
         inner = [t for k in kept for t in (k.accumulators, *k.states, *k.expressions)]
         ctx.save_for_backward(*tensors, out, *inner)
         ctx.set_materialize_grads(False)
@@ -206,7 +205,7 @@ class _Layer(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, *_differentiable(ctx, tensors, gradients)
         out, *inner = saved[len(needs) :]
-        x, states, weights = _ready(*_split(plan, ctx.stateful, tensors))
+        x, states, weights = _ready(*_split(ctx, tensors))
         kept = _kept(plan, len(weights), inner)
         dy, *dfinals = gradients
         found = backward_layer(
@@ -220,11 +219,11 @@ _apply: Callable[..., tuple[Tensor, ...]] = _Layer.apply
 
 
 def _split(
-    plan: Plan, stateful: bool, tensors: Sequence[Tensor]
+    ctx: Any, tensors: Sequence[Tensor]
 ) -> tuple[Tensor, Sequence[Tensor] | None, list[Weights]]:
-    count = len(plan.cell.states) if stateful else 0
-    states = tensors[1 : 1 + count] if stateful else None
-    return tensors[0], states, _rebuild(plan, tensors[1 + count :])
+    count = len(ctx.plan.cell.states) if ctx.stateful else 0
+    states = tensors[1 : 1 + count] if ctx.stateful else None
+    return tensors[0], states, _rebuild(ctx.plan, ctx.directions, tensors[1 + count :])
 
 
 def _kept(plan: Plan, directions: int, inner: Sequence[Tensor]) -> list[Kept]:
@@ -242,7 +241,7 @@ def _differentiable(
 ) -> list[Tensor | None]:
     """Return gradients that can be differentiated again: those of the interpreter."""
     plan: Plan = ctx.plan
-    x, states, weights = _split(plan, ctx.stateful, tensors)
+    x, states, weights = _split(ctx, tensors)
     out, finals = interpret_layer(plan.cell, x, states, weights, ctx.batch_sizes, plan.units)
     pairs = [(o, g) for o, g in zip((out, *finals), gradients, strict=True) if g is not None]
     wanted = [t for t, needs in zip(tensors, ctx.needs_input_grad[1:], strict=True) if needs]
