@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cellwright.cpu.memory import new_matrix
 from cellwright.cpu.plan import Fed, Kept, Plan, Rows, field, threads_for
 from cellwright.cpu.prepared import prepare_backward, set_packed
 from cellwright.cpu.walks import Field, Layout, Walk
@@ -109,7 +110,7 @@ class _Direction:
         self.step, self.units = plan.step, plan.units
         self.width = len(self.step.accumulators) * plan.units
         self.inputs = rows.matrix(x)
-        self.da = x.new_empty(self.layout.rows, self.width)
+        self.da = new_matrix(x, self.layout.rows, self.width)
         self.dx: Tensor | None = None
 
     def walk(self, out: Tensor, dy: Tensor | None, dstates: list[Tensor]) -> None:
@@ -127,7 +128,7 @@ class _Direction:
         self.db = x.new_zeros(threads, self.width)
         self.dvectors = {v: x.new_zeros(threads, self.units) for v in plan.cell.vectors}
         if plan.reads_input:
-            self.dx = x.new_empty(self.layout.rows, self.units)
+            self.dx = new_matrix(x, self.layout.rows, self.units)
         if self._is_plain(dy):
             self._walk_plain(threads, dy, dstates)
             return

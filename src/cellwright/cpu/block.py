@@ -13,6 +13,11 @@ from cellwright.graph.schedule import Product, Read, Stage
 __all__ = ["Block"]
 
 
+_TOGETHER = 1 << 16
+"""Bytes of weights up to which the tiles of a product take turns with the same rows. With more, rows
+take turns with the same tile, whose weights are then still in the cache."""
+
+
 class Block:
     """Emits a stage for ``vectors`` vectors from unit ``u`` on, ``valid`` units of which exist."""
 
@@ -77,18 +82,40 @@ class Block:
             start += p.depth * p.count
 
             def groups(first: Value, p: Product = p, weights: Value = weights) -> None:
-                def group(i: Value, size: Value) -> None:
-                    top = s.add(row, i)
-                    frame.put_rows(size, lambda j: frame.vector(p.source, s.add(top, j)))
-                    product = (weights, p.depth, p.count)
-                    stride = self.stage.tiles * self.width
-                    frame.tile_call(
-                        self.vectors, self._place(i, p.tile), stride, product, first, size
-                    )
+                size = p.depth * self.width
+                if p.count * size * s.scalar_bytes <= _TOGETHER:
+                    self._groups(p, p.count, weights, p.tile, row, count, first)
+                    return
 
-                frame.groups(count, group)
+                def tile(j: Value, _: list[Value]) -> None:
+                    own = s.at(weights, s.mul(j, size))
+                    self._groups(p, 1, own, s.add(j, p.tile), row, count, first)
+
+                s.loop(0, p.count, 1, tile)
 
             self._part(part, groups)
+
+    def _groups(
+        self,
+        p: Product,
+        tiles: int,
+        weights: Value,
+        tile: Value,
+        row: Value,
+        count: Value,
+        first: Value,
+    ) -> None:
+        """Multiply all rows of a chunk, a tile's worth at a time, for ``tiles`` tiles."""
+        s, frame = self.s, self.frame
+
+        def group(i: Value, size: Value) -> None:
+            top = s.add(row, i)
+            frame.put_rows(size, lambda j: frame.vector(p.source, s.add(top, j)))
+            stride = self.stage.tiles * self.width
+            product = (weights, p.depth, tiles)
+            frame.tile_call(self.vectors, self._place(i, tile), stride, product, first, size)
+
+        frame.groups(count, group)
 
     def _dots(self, row: Value, i: Value) -> None:
         """Multiply weights as they lie by one row."""
@@ -109,7 +136,7 @@ class Block:
 
                 def tile(j: Value, _: list[Value]) -> None:
                     top = s.add(s.add(self.u, p.row), s.mul(j, frame.program.units))
-                    weights = s.at(base, s.mul(top, stride))
+                    weights = s.at(base, s.add(s.mul(top, stride), p.column))
                     args = [self._place(i, s.add(j, p.tile)), vector, weights, stride]
                     s.call_pointer(
                         function, DOT, [*args, s.index(p.depth), s.index(self.valid), first]

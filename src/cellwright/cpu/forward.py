@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from cellwright.cpu.memory import new_matrix
 from cellwright.cpu.plan import Kept, Plan, Rows, field, projects_first, threads_for
 from cellwright.cpu.walks import Field, Layout
 from cellwright.graph.interpret import Weights
@@ -35,7 +36,7 @@ def forward_layer(
     """
     D, H, N = len(weights), plan.units, layout.batch
     rows = Rows(x, layout)
-    out = x.new_empty(layout.rows, D * H)
+    out = new_matrix(x, layout.rows, D * H)
     finals = tuple([x.new_empty(D, N, H) for _ in plan.cell.states])
     threads = threads_for(plan, layout)
     ahead = threads == 1 and projects_first(plan, layout)
@@ -86,7 +87,7 @@ def _keep(
     fields["gx"] = plan.zero_row
     a = None
     if keep or ahead or step.stages > 1:
-        a = x.new_empty(count, len(step.accumulators) * H)
+        a = new_matrix(x, count, len(step.accumulators) * H)
         fields["a"] = rows.field(a)
         if ahead:
             fields["gx"] = fields["a"]
@@ -94,8 +95,8 @@ def _keep(
         fields["a"] = (plan.dump.data_ptr(), 0, 0)
     # a state that is read across units may not be overwritten while its step runs
     stored = plan.cell.states[1:] if keep else plan.streamed
-    streams = [x.new_empty(count, H) for _ in stored]
-    expressions = [x.new_empty(count, H) for _ in step.expressions]
+    streams = [new_matrix(x, count, H) for _ in stored]
+    expressions = [new_matrix(x, count, H) for _ in step.expressions]
     for state, stream in zip(stored, streams, strict=True):
         fields[state] = rows.field(stream)
     for j, e in enumerate(expressions):

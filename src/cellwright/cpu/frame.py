@@ -20,7 +20,7 @@ The struct (8-byte fields):
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.tile import TILE
@@ -74,12 +74,28 @@ class Part:
     first_ahead: bool
 
 
+_DEPTH = 1024
+"""How deep a product goes at once: the tile's weights and the rows then stay in a core's caches."""
+
+
+def _pieces(p: Product) -> list[Product]:
+    """Cut a deep product into several that add up."""
+    count = -(-p.depth // _DEPTH)
+    cuts = [p.depth * j // count for j in range(count + 1)]
+    pieces = []
+    for start, stop in pairwise(cuts):
+        source = replace(p.source, column=p.source.column + start)
+        row, column = (p.row + start, 0) if p.transposed else (p.row, start)
+        pieces.append(replace(p, source=source, depth=stop - start, row=row, column=column))
+    return pieces
+
+
 def split(stage: Stage, units: int) -> list[Part]:
     """Cut a stage's products where some tiles are filled for the first time and others added to."""
     filled: set[int] = set()
     filled_ahead: set[int] = set()
     parts: list[Part] = []
-    for p in stage.products:
+    for p in (piece for product in stage.products for piece in _pieces(product)):
         tiles = range(p.tile, p.tile + p.count)
         firsts = [(t not in filled, t not in filled_ahead) for t in tiles]
         for (first, ahead), run in groupby(range(p.count), key=lambda j: firsts[j]):

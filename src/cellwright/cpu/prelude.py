@@ -4,11 +4,11 @@ With few rows a step reads all weights for little work. The products with the in
 the step before, so they are taken ahead, several steps at a time, and read their weights once.
 """
 
-from cellwright.cpu.frame import Frame, depths, padded, split
+from cellwright.cpu.frame import Frame, Part, depths, padded, split
 from cellwright.cpu.library import library_names
 from cellwright.cpu.pack import PACK
 from cellwright.cpu.simd import POINTER, Value
-from cellwright.graph.schedule import Product, Stage
+from cellwright.graph.schedule import Stage
 
 __all__ = ["emit_prelude"]
 
@@ -39,7 +39,7 @@ def _pack(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
         name = "pack_depth" if p.transposed else "pack_units"
         function = s.field(frame.table, names.index(name), POINTER)
         base, stride = frame.matrices[p.matrix]
-        weights = s.at(base, s.mul(stride, p.row))
+        weights = s.at(base, s.add(s.mul(stride, p.row), p.column))
         args = [weights, stride, s.index(frame.program.units), s.index(p.depth), s.index(p.count)]
         args += [
             s.at(frame.packed, offset),
@@ -68,27 +68,28 @@ def _project(frame: Frame) -> None:
                 start += p.depth * p.count
                 if p.given:
                     columns = stage.columns[p.tile : p.tile + p.count]
-                    _project_rows(frame, p, columns, weights, (u, vectors, valid))
+                    _project_rows(frame, part, columns, weights, (u, vectors, valid))
 
     frame.blocks(block)
 
 
 def _project_rows(
     frame: Frame,
-    p: Product,
+    part: Part,
     columns: tuple[int, ...],
     weights: Value,
     block: tuple[Value, int, int],
 ) -> None:
     """Multiply the rows of successive steps, for one batch row after the other."""
-    s = frame.s
+    s, p = frame.s, part.product
     u, vectors, valid = block
     width = vectors * s.lanes
     x, x_step, x_row = frame.buffers["x"]
     gx, gx_step, gx_row = frame.buffers["gx"]
 
     def row(r: Value, _: list[Value]) -> None:
-        source, target = s.at(x, s.mul(r, x_row)), s.at(gx, s.mul(r, gx_row))
+        source = s.at(x, s.add(s.mul(r, x_row), p.source.column))
+        target = s.at(gx, s.mul(r, gx_row))
 
         def group(t: Value, size: Value) -> None:
             frame.put_rows(size, lambda j: s.at(source, s.mul(s.add(t, j), x_step)))
@@ -105,7 +106,10 @@ def _project_rows(
                             s.at(frame.tiles, s.mul(j, stride)), tile * width + v * s.lanes
                         )
                         place = s.add(s.add(u, column), v * s.lanes)
-                        s.store(value, out, place, s.mask(valid - v * s.lanes))
+                        mask = s.mask(valid - v * s.lanes)
+                        if not part.first:
+                            value = s.builder.fadd(s.load(out, place, mask), value)
+                        s.store(value, out, place, mask)
 
             s.loop(0, size, 1, copy)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from cellwright.cpu.memory import new_matrix
 from cellwright.cpu.plan import Kept, Plan, projects_first, threads_for
 from cellwright.cpu.walks import Field, Layout, Walk, dense
 from cellwright.graph.interpret import Weights
@@ -87,7 +88,7 @@ class Prepared:
         finals, streams = self._states(x, out, states, struct)
         a = None
         if self.keep or self.ahead:
-            a = x.new_empty(self.a_shape)
+            a = new_matrix(x, *self.a_shape)
             struct[self.a_place] = a.data_ptr()
             if self.ahead:
                 struct[self.gx_place] = a.data_ptr()
@@ -112,7 +113,7 @@ class Prepared:
             if k == 0:
                 struct[place] = out.data_ptr()
             elif self.keep:
-                stream = x.new_empty(self.stream_shape)
+                stream = new_matrix(x, *self.stream_shape)
                 streams.append(stream)
                 struct[place] = stream.data_ptr()
             else:

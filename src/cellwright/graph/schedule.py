@@ -65,6 +65,7 @@ class Product:
         matrix: the bundle of the weights; rows start at ``row``.
         transposed: tile j's unit u sums over W[row + k, u] instead of W[row + j·H + u, k].
         given: the walk may be told to leave it out, because it was computed ahead.
+        column: where in the weights' rows the vector starts.
     """
 
     source: Read
@@ -75,6 +76,7 @@ class Product:
     row: int
     transposed: bool
     given: bool = False
+    column: int = 0
 
 
 @dataclass(frozen=True)
