@@ -1,6 +1,6 @@
 """Cellwright: recurrent cells, from textbook equations to fused kernels, on PyTorch."""
 
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
 from cellwright.describe import describe
 from cellwright.errors import (
@@ -25,7 +25,7 @@ from cellwright.graph.trace import (
     tanh,
 )
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from cellwright.explanation import explain
 
 __version__ = "0.1.0"
@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "explain":  # it brings the compiler along, which `import cellwright` leaves out
         from cellwright.explanation import explain  # noqa: PLC0415
 

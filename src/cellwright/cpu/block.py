@@ -14,8 +14,8 @@ __all__ = ["Block"]
 
 
 _TOGETHER = 1 << 16
-"""Bytes of weights up to which the tiles of a product take turns with the same rows. With more, rows
-take turns with the same tile, whose weights are then still in the cache."""
+"""Bytes of weights up to which the tiles of a product take turns with the same rows. With more,
+rows take turns with the same tile, whose weights are then still in the cache."""
 
 
 class Block:
