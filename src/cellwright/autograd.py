@@ -45,10 +45,15 @@ def run_layer(
             cause = "the parameters differ in dtype, device or shape from what the input asks for"
         except CompileError as error:
             cause = str(error)
+    result = interpret_layer(cell, x, states, weights, batch_sizes, hidden_size)
     if not torch.compiler.is_compiling():
-        message = f"{cell.name} runs on the interpreter: {cause}"
-        warnings.warn(message, InterpreterWarning, stacklevel=2)
-    return interpret_layer(cell, x, states, weights, batch_sizes, hidden_size)
+        _warn(cell, cause)
+    return result
+
+
+def _warn(cell: Cell, cause: str) -> None:
+    message = f"{cell.name} runs on the interpreter: {cause}"
+    warnings.warn(message, InterpreterWarning, stacklevel=3)
 
 
 def obstacle(x: Tensor, weights: Sequence[Weights]) -> str | None:
@@ -241,6 +246,7 @@ def _differentiable(
 ) -> list[Tensor | None]:
     """Return gradients that can be differentiated again: those of the interpreter."""
     plan: Plan = ctx.plan
+    _warn(plan.cell, "a gradient that can be differentiated again (create_graph=True) is asked for")
     x, states, weights = _split(ctx, tensors)
     out, finals = interpret_layer(plan.cell, x, states, weights, ctx.batch_sizes, plan.units)
     pairs = [(o, g) for o, g in zip((out, *finals), gradients, strict=True) if g is not None]

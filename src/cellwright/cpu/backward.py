@@ -225,7 +225,8 @@ class _Direction:
         edge = self.edge()
         for state, gradient in zip(self.plan.cell.states, dstates, strict=True):
             for f in self.plan.fed.get(leaf("state", state), ()):
-                gradient.addmm_(_columns(edge, f), _rows(self.held.bundles[f.bundle], f))
+                product = (_columns(edge, f), _rows(self.held.bundles[f.bundle], f))
+                gradient.add_(torch.mm(*product))  # addmm would round every term to the sum's size
 
     def weight_gradients(self) -> Weights:
         """Return the gradients of weights, biases and per-unit vectors."""
@@ -262,23 +263,26 @@ class _Direction:
     def _state_products(self, bundles: dict[str, Tensor]) -> None:
         """Multiply the gates' gradients by the states of the step before, in all sequences."""
         single = self.layout.rows == self.layout.batch  # nothing comes before the only step
-        work: list[tuple[int, Fed]] = []
-        for k, state in enumerate(self.plan.cell.states):
-            for f in self.plan.fed.get(leaf("state", state), ()):
-                work.append((k, f))
-                if self.initial is not None:
-                    self._put(bundles, f, _columns(self.edge(), f).t(), self.initial[k])
-                elif single:
-                    self._zero(bundles, f)
+        work = [
+            (k, f)
+            for k, state in enumerate(self.plan.cell.states)
+            for f in self.plan.fed.get(leaf("state", state), ())
+        ]
+        starts: list[Tensor] = []  # taken first: what follows may clear the rows they read
+        if self.initial is not None:
+            edge = self.edge()
+            starts = [torch.mm(_columns(edge, f).t(), self.initial[k]) for k, f in work]
         pairs: dict[int, tuple[Tensor, Tensor]] = {}
-        for k, f in () if single else work:
+        for k, f in work:
+            if single:
+                self._zero(bundles, f)
+                continue
             if k not in pairs:
                 pairs[k] = self._shifted(self.streams[k])
             da, before = pairs[k]
-            if self.initial is None:
-                self._put(bundles, f, _columns(da, f).t(), before)
-            else:
-                _rows(bundles[f.bundle], f).addmm_(_columns(da, f).t(), before)
+            self._put(bundles, f, _columns(da, f).t(), before)
+        for (_, f), start in zip(work, starts, strict=False):
+            _rows(bundles[f.bundle], f).add_(start)
 
     def _zero(self, bundles: dict[str, Tensor], f: Fed) -> None:
         if f.bundle not in bundles:

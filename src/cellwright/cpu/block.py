@@ -8,7 +8,7 @@ from cellwright.cpu.simd import POINTER, Value
 from cellwright.cpu.tile import DOT
 from cellwright.cpu.vecmath import EMITTERS
 from cellwright.graph.expr import Expr, topological
-from cellwright.graph.schedule import Product, Read, Stage
+from cellwright.graph.schedule import Product, Read, Stage, Write
 
 __all__ = ["Block"]
 
@@ -26,6 +26,7 @@ class Block:
         self.u, self.vectors, self.valid = u, vectors, valid
         self.width = vectors * frame.s.lanes
         self.parts = split(stage, frame.program.units)
+        self.partial: dict[Write, Value] = {}
 
     def multiply(self, offset: int, row: Value, count: Value) -> None:
         """Compute the tiles of ``count`` rows; the stage's packed weights start at ``offset``."""
@@ -146,8 +147,29 @@ class Block:
 
             self._part(part, tiles)
 
-    def equations(self, row: Value, i: Value) -> None:
-        """Evaluate the stage's equations for one row, a vector of units at a time."""
+    def equations(self, row: Value, count: Value) -> None:
+        """Evaluate the stage's equations for the rows of a chunk.
+
+        What goes into a sum is added up over the chunk first: one long running sum over all rows
+        and steps would lose more digits.
+        """
+        s, frame = self.s, self.frame
+        sums = [w for w in self.stage.writes if frame.is_sum(w.buffer)]
+        self.partial = {w: s.at(frame.sums, j * self.width) for j, w in enumerate(sums)}
+        for w in sums:
+            for v in range(self.vectors):
+                s.store(s.constant(0.0), self.partial[w], v * s.lanes)
+        s.loop(0, count, 1, lambda i, _: self._row(row, i))
+        for w in sums:
+            total = s.at(frame.row(Read(w.buffer), row), s.add(self.u, w.column))
+            for v in range(self.vectors):
+                mask = s.mask(self.valid - v * s.lanes)
+                part = s.load(self.partial[w], v * s.lanes)
+                value = s.builder.fadd(s.load(total, v * s.lanes, mask), part)
+                s.store(value, total, v * s.lanes, mask)
+
+    def _row(self, row: Value, i: Value) -> None:
+        """Evaluate the equations for one row, a vector of units at a time."""
         s, frame = self.s, self.frame
         r = s.add(row, i)
         tiles = s.at(frame.tiles, s.mul(i, self.stage.tiles * self.width))
@@ -180,8 +202,9 @@ class Block:
             else:
                 values[e] = EMITTERS[e.op](s, *(values[arg] for arg in e.args))
         for write in self.stage.writes:
-            target = place(Read(write.buffer, write.column))
             value = values[write.value]
-            if self.frame.spaces[write.buffer].space == "sum":
-                value = s.builder.fadd(s.load(target, 0, mask), value)
-            s.store(value, target, 0, mask)
+            if write in self.partial:
+                part = self.partial[write]
+                s.store(s.builder.fadd(s.load(part, lane), value), part, lane)
+            else:
+                s.store(value, place(Read(write.buffer, write.column)), 0, mask)

@@ -132,6 +132,8 @@ class Frame:
         self.chunk = max(1, _TILE_BYTES // (per_row * s.target.rows)) * s.target.rows
         self.tiles = s.reserve(s.scalar, self.chunk * tiles * self.block)
         self.row_table = s.reserve(POINTER, s.target.rows)
+        sums = [sum(self.is_sum(w.buffer) for w in stage.writes) for stage in program.stages]
+        self.sums = s.reserve(s.scalar, max(1, *sums) * self.block)
         self.steps, self.first, self.delta, self.batch = (s.field(struct, j) for j in range(4))
         self.starts, self.counts = (s.field(struct, j, POINTER) for j in (4, 5))
         bounds = s.field(struct, 6, POINTER)
@@ -190,6 +192,10 @@ class Frame:
             return inside
         outside = self.row(Read(buffer.start), r)
         return s.builder.select(s.less(r, place.rows), inside, outside)
+
+    def is_sum(self, buffer: str) -> bool:
+        """Whether what is written to a buffer is added to it."""
+        return self.spaces[buffer].space == "sum"
 
     def vector(self, read: Read, r: Value) -> Value:
         """Return the address of row ``r`` of what is read."""

@@ -62,7 +62,7 @@ class _Walk:
                 count = s.min(s.sub(frame.end, row), frame.chunk)
                 block = Block(frame, stage, u, vectors, valid)
                 block.multiply(offset, row, count)
-                s.loop(0, count, 1, lambda i, _: block.equations(row, i))
+                block.equations(row, count)
 
             s.loop(frame.low, frame.end, frame.chunk, chunk)
 
