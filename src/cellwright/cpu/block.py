@@ -114,7 +114,8 @@ class Block:
             frame.put_rows(size, lambda j: frame.vector(p.source, s.add(top, j)))
             stride = self.stage.tiles * self.width
             product = (weights, p.depth, tiles)
-            frame.tile_call(self.vectors, self._place(i, tile), stride, product, first, size)
+            results = self._place(i, tile)
+            frame.tile_call(self.vectors, results, stride, product, first, size, (i, count))
 
         frame.groups(count, group)
 

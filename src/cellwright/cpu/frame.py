@@ -239,14 +239,31 @@ class Frame:
         product: tuple[Value, int, int],
         first: Value,
         size: Value,
+        share: tuple[Value, Value],
     ) -> None:
-        """Multiply the ``size`` rows in the row table; ``product``: weights, depth, tiles."""
-        s = self.s
+        """Multiply the ``size`` rows in the row table.
+
+        Args:
+            vectors: how many vectors of units a tile has.
+            results: where the first tile goes.
+            stride: from row to row of the results.
+            product: weights, depth, tiles.
+            first: whether the tiles start from 0.
+            size: how many rows.
+            share: (i, n): these are the rows from i on of n that use these weights. While they
+                do, that share of the weights that follow is prefetched.
+        """
+        s, width = self.s, vectors * self.s.lanes
         index = s.add(size, (vectors - 1) * s.target.rows - 1)
         function = s.field(self.table, index, POINTER)
         weights, depth, count = product
         args = [results, s.index(stride), self.row_table, weights, s.index(depth), s.index(count)]
-        s.call_pointer(function, TILE, [*args, first])
+        done, rows = share
+        whole = depth * count * width
+        passed = s.builder.sdiv(s.mul(done, whole), s.index(rows))
+        coming = s.at(weights, s.add(passed, whole))
+        pace = s.builder.sdiv(s.mul(size, width), s.index(rows))
+        s.call_pointer(function, TILE, [*args, first, coming, pace])
 
     def put_rows(self, size: Value, address: Callable[[Value], Value]) -> None:
         """Put the addresses of a tile's rows into the row table."""

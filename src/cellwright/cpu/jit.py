@@ -128,6 +128,7 @@ def _compile(target: Target, module: ir.Module) -> bytes:
         options = llvm.create_pipeline_tuning_options(speed_level=3)
         options.loop_vectorization = False  # the code is vectors already
         options.slp_vectorization = False
+        options.loop_unrolling = False  # and unrolled as far as they should be
         passes = llvm.create_pass_builder(machine, options)
         passes.getModulePassManager().run(parsed, passes)
         code: bytes = machine.emit_object(parsed)

@@ -5,7 +5,7 @@ import sys
 
 from torch import Tensor
 
-__all__ = ["new_matrix"]
+__all__ = ["in_huge_pages", "new_matrix"]
 
 _HUGE_FROM = 1 << 23
 """Bytes from which memory is asked for in huge pages.
@@ -19,11 +19,15 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 def new_matrix(x: Tensor, rows: int, width: int) -> Tensor:
     """Return an empty matrix of the dtype of ``x``."""
-    matrix = x.new_empty(rows, width)
-    size = rows * width * x.itemsize
+    return in_huge_pages(x.new_empty(rows, width))
+
+
+def in_huge_pages(fresh: Tensor) -> Tensor:
+    """Ask for huge pages below a new, contiguous tensor, if it is large; return it."""
+    size = fresh.numel() * fresh.itemsize
     if size >= _HUGE_FROM and _libc is not None:
-        start = -(-matrix.data_ptr() // _PAGE) * _PAGE
-        length = (matrix.data_ptr() + size - start) // _PAGE * _PAGE
+        start = -(-fresh.data_ptr() // _PAGE) * _PAGE
+        length = (fresh.data_ptr() + size - start) // _PAGE * _PAGE
         # a hint: where the system knows no huge pages, the call changes nothing
         _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _HUGE_ADVICE)
-    return matrix
+    return fresh

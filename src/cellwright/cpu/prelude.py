@@ -95,7 +95,13 @@ def _project_rows(
             frame.put_rows(size, lambda j: s.at(source, s.mul(s.add(t, j), x_step)))
             stride = p.count * width
             frame.tile_call(
-                vectors, frame.tiles, stride, (weights, p.depth, p.count), s.index(1), size
+                vectors,
+                frame.tiles,
+                stride,
+                (weights, p.depth, p.count),
+                s.index(1),
+                size,
+                (t, frame.steps),
             )
 
             def copy(j: Value, _: list[Value]) -> None:

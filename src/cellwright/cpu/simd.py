@@ -162,6 +162,12 @@ class Simd:
         else:
             self.builder.store(value, place).align = self.scalar_bytes
 
+    def prefetch(self, pointer: Value, offset: Value) -> None:
+        """Ask for a cache line that will be read soon; where no memory is, nothing happens."""
+        kinds = [POINTER, I32, I32, I32]
+        hints = [ir.Constant(I32, n) for n in (0, 2, 1)]  # a read, to the second level, of data
+        self.call("llvm.prefetch.p0", ir.VoidType(), kinds, [self.at(pointer, offset), *hints])
+
     def splat(self, pointer: Value, offset: Value) -> Value:
         """Load one element into every lane."""
         one = self.builder.load(self.at(pointer, offset), typ=self.scalar)

@@ -12,6 +12,7 @@ from torch import Tensor
 from cellwright.cpu import jit
 from cellwright.cpu.frame import HEADER, matrices, packed_size
 from cellwright.cpu.library import emit_library, library_names
+from cellwright.cpu.memory import in_huge_pages
 from cellwright.cpu.target import host
 from cellwright.cpu.team import WALK, Team, team
 from cellwright.cpu.walk import emit_walk
@@ -149,7 +150,7 @@ class Walk:
 
     def pack_memory(self) -> Tensor:
         """Return memory for the packed weights."""
-        return torch.empty(self.packed_size, dtype=self._dtype)
+        return in_huge_pages(torch.empty(self.packed_size, dtype=self._dtype))
 
     def __call__(
         self,
