@@ -85,7 +85,7 @@ def plan_for(cell: Cell, x: Tensor, weights: Sequence[Weights], hidden_size: int
     dtype = x.dtype
     plan = plan_of(cell, x.shape[-1], hidden_size, _NAMES[dtype], bool(weights[0].biases))
     for w in weights:
-        for t, shape in zip(_flatten((w,)), plan.shapes, strict=True):
+        for t, shape in zip(w.tensors(), plan.shapes, strict=True):
             if t.shape != shape or t.dtype is not dtype or not t.is_cpu:
                 return None
     return plan
@@ -143,7 +143,7 @@ def _parts(w: Weights) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, 
 
 
 def _flatten(weights: Sequence[Weights]) -> list[Tensor]:
-    return [t for w in weights for part in _parts(w) for t in part.values()]
+    return [t for w in weights for t in w.tensors()]
 
 
 def _weights(parts: Iterable[dict[str, Any]]) -> Weights:

@@ -63,27 +63,27 @@ class Prepared:
         at = walk.position
         self.x_place, self.a_place, self.gx_place = at["x"], at["a"], at["gx"]
         self.state_places = [(at[s], at[start], at[final]) for s, start, final in plan.ends]
-        self.matrix_places = [walk.matrix_position[b] for b in plan.cell.bundles]
-        self.bias_places = [at[f"bias.{b}"] for b in plan.cell.bundles if plan.bias]
-        self.vector_places = [at[f"vector.{v}"] for v in plan.cell.vectors]
+        bundles = plan.cell.bundles
+        self.parameter_places = [walk.matrix_position[b] for b in bundles]
+        self.parameter_places += [at[f"bias.{b}"] for b in bundles if plan.bias]
+        self.parameter_places += [at[f"vector.{v}"] for v in plan.cell.vectors]
         self.row = H
 
     def __call__(
         self, x: Tensor, states: Sequence[Tensor] | None, held: Weights
     ) -> tuple[Tensor, tuple[Tensor, ...], Kept] | None:
         """Return the output, the final states and what is kept; None if a tensor has gaps."""
-        if not (x.is_contiguous() and all(w.is_contiguous() for w in held.bundles.values())):
-            return None
-        if states is not None and not all(s.is_contiguous() for s in states):
+        if not x.is_contiguous():
             return None
         struct = self.struct.copy()
         struct[self.x_place] = x.data_ptr()
-        for place, w in zip(self.matrix_places, held.bundles.values(), strict=True):
-            struct[place] = w.data_ptr()
-        for place, b in zip(self.bias_places, held.biases.values(), strict=True):
-            struct[place] = b.data_ptr()
-        for place, v in zip(self.vector_places, held.vectors.values(), strict=True):
-            struct[place] = v.data_ptr()
+        for place, t in zip(self.parameter_places, held.tensors(), strict=True):
+            if not t.is_contiguous():
+                return None
+            struct[place] = t.data_ptr()
+        for s in states or ():
+            if not s.is_contiguous():
+                return None
         out = x.new_empty(self.out_shape)
         finals, streams = self._states(x, out, states, struct)
         a = None

@@ -59,6 +59,10 @@ class Weights:
     vectors: dict[str, Tensor]
     projection: Tensor | None
 
+    def tensors(self) -> list[Tensor]:
+        """Return weights, biases and vectors, in this order."""
+        return [*self.bundles.values(), *self.biases.values(), *self.vectors.values()]
+
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

@@ -227,6 +227,7 @@ class Cell:
     def __post_init__(self) -> None:
         for name in ("bundles", "vectors"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        object.__setattr__(self, "_hash", hash((self.name, self.states, self.updates)))
 
     def __repr__(self) -> str:
         return f"<cell {self.name}: states {', '.join(self.states)}; gates {', '.join(self.gates)}>"
@@ -240,7 +241,8 @@ class Cell:
         return self
 
     def __hash__(self) -> int:
-        return hash((self.name, self.states, self.updates))
+        value: int = self.__dict__["_hash"]
+        return value
 
     @property
     def reads_input(self) -> bool:
