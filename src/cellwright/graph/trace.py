@@ -241,8 +241,7 @@ class Cell:
         return self
 
     def __hash__(self) -> int:
-        value: int = self.__dict__["_hash"]
-        return value
+        return int(self.__dict__["_hash"])
 
     @property
     def reads_input(self) -> bool:
