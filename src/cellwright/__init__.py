@@ -10,8 +10,8 @@ from cellwright.errors import (
     CompileError,
     InterpreterWarning,
 )
+from cellwright.graph.cell import Cell
 from cellwright.graph.trace import (
-    Cell,
     cell,
     exp,
     log,

@@ -15,8 +15,8 @@ from cellwright.cpu.target import DTYPES
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Layout, dense
 from cellwright.errors import CompileError, InterpreterWarning
+from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights, interpret_layer
-from cellwright.graph.trace import Cell
 
 __all__ = ["Weights", "obstacle", "plan_for", "run_layer"]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cellwright.cells import CELLS
-from cellwright.graph.trace import INPUT, Cell
+from cellwright.graph.cell import INPUT, Cell
 from cellwright.printing.naming import Equation, Reading
 from cellwright.printing.notation import LATEX, UNICODE, Notation, Printer
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cellwright.autograd import Weights, run_layer
 from cellwright.cells import lstm
+from cellwright.graph.cell import INPUT, Cell
 from cellwright.graph.interpret import interpret_layer
-from cellwright.graph.trace import INPUT, Cell
 
 __all__ = ["FORMS", "Case", "Run", "apply", "compare", "double", "flatten", "make", "normal"]
 __all__ += ["results", "run"]

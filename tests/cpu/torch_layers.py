@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cellwright.autograd import Weights
-from cellwright.graph.trace import Cell
+from cellwright.graph.cell import Cell
 
 __all__ = ["torch_layer"]
 

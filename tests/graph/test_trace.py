@@ -11,8 +11,9 @@ import pytest
 import cellwright as cw
 from cellwright import Cell, CellError, CellwrightError, cell
 from cellwright.cells import CELLS, gru, lstm, rnn_relu, rnn_tanh
+from cellwright.graph.cell import projection
 from cellwright.graph.expr import const, leaf, node
-from cellwright.graph.trace import Symbol, projection
+from cellwright.graph.trace import Symbol
 
 
 def test_gates_come_in_the_order_of_torchs_rows() -> None:

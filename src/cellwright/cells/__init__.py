@@ -3,7 +3,7 @@
 from cellwright.cells.gru import gru
 from cellwright.cells.lstm import lstm
 from cellwright.cells.rnn import rnn_relu, rnn_tanh
-from cellwright.graph.trace import Cell
+from cellwright.graph.cell import Cell
 
 __all__ = ["CELLS", "gru", "lstm", "rnn_relu", "rnn_tanh"]
 

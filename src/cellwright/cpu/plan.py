@@ -11,9 +11,9 @@ from cellwright.cpu.target import DTYPES
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Field, Layout, Walk
 from cellwright.graph.accumulate import Step, accumulate
+from cellwright.graph.cell import INPUT, Cell
 from cellwright.graph.expr import Expr
 from cellwright.graph.schedule import backward, forward
-from cellwright.graph.trace import INPUT, Cell
 
 __all__ = [
     "Kept",

@@ -6,8 +6,8 @@ LSTM's x.i and h.i share an accumulator. GRU's x.n and h.n do not, for r stands 
 from dataclasses import dataclass
 from functools import lru_cache
 
+from cellwright.graph.cell import Cell, projection
 from cellwright.graph.expr import Expr, leaf, node, topological, use_counts
-from cellwright.graph.trace import Cell, projection
 
 __all__ = ["Accumulator", "Step", "Term", "accumulate"]
 

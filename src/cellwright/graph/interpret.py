@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from cellwright.graph.cell import INPUT, Cell
 from cellwright.graph.expr import Expr, topological
-from cellwright.graph.trace import INPUT, Cell
 
 __all__ = ["MEANINGS", "Weights", "evaluate", "interpret_layer", "interpret_step"]
 

@@ -10,10 +10,10 @@ from functools import lru_cache
 from typing import Literal
 
 from cellwright.graph.accumulate import Step, accumulate
+from cellwright.graph.cell import Cell
 from cellwright.graph.derive import Adjoint, adjoint
 from cellwright.graph.expr import Expr, const, leaf, substitute, topological
 from cellwright.graph.simplify import simplify
-from cellwright.graph.trace import Cell
 
 __all__ = ["Buffer", "Product", "Program", "Read", "Stage", "Write", "backward", "forward"]
 

@@ -3,20 +3,18 @@
 import inspect
 import linecache
 import sys
-from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container
 from numbers import Real
-from types import MappingProxyType
-from typing import NoReturn, cast, overload
+from typing import NoReturn, overload
 
 from cellwright.errors import CellError
+from cellwright.graph.cell import INPUT, Cell, projection
 from cellwright.graph.expr import Expr, const, leaf, node, topological
 from cellwright.graph.ops import ELEMENTWISE
 from cellwright.graph.simplify import simplify
 
 __all__ = [
     "ARITHMETIC",
-    "Cell",
     "Symbol",
     "cell",
     "exp",
@@ -27,10 +25,7 @@ __all__ = [
     "sigmoid",
     "silu",
 ]
-__all__ += ["projection", "softplus", "sqrt", "tanh"]
-
-INPUT = "x"
-"""The bundle name of the projections of the input, whatever the function calls its argument."""
+__all__ += ["softplus", "sqrt", "tanh"]
 
 
 class Symbol:
@@ -195,60 +190,6 @@ def softplus(a: Symbol) -> Symbol:
 def silu(a: Symbol) -> Symbol:
     """The product a · σ(a), elementwise."""
     return a * sigmoid(a)
-
-
-def projection(e: Expr) -> tuple[str, str]:
-    """Return the (bundle, gate) of a ``project`` node."""
-    return cast("tuple[str, str]", e.value)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A recurrent cell read from its equations.
-
-    Attributes:
-        name: the function's name.
-        doc: the function's docstring.
-        states: names of the states; the first is the layer's output.
-        updates: the new value of each state.
-        gates: gate names in the order of their first appearance: the order of the weights' rows.
-        bundles: which gates are projected from what: ``x`` is the input, else a state's name.
-        vectors: learned per-unit vectors and their initial values.
-    """
-
-    name: str
-    doc: str
-    states: tuple[str, ...]
-    updates: tuple[Expr, ...]
-    gates: tuple[str, ...]
-    bundles: Mapping[str, tuple[str, ...]]
-    vectors: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("bundles", "vectors"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
-        object.__setattr__(self, "_hash", hash((self.name, self.states, self.updates)))
-
-    def __repr__(self) -> str:
-        return f"<cell {self.name}: states {', '.join(self.states)}; gates {', '.join(self.gates)}>"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        bundles, vectors = dict(self.bundles), dict(self.vectors)
-        parts = (self.name, self.doc, self.states, self.updates, self.gates, bundles, vectors)
-        return Cell, parts
-
-    def __deepcopy__(self, memo: object) -> "Cell":
-        return self
-
-    def __hash__(self) -> int:
-        return int(self.__dict__["_hash"])
-
-    @property
-    def reads_input(self) -> bool:
-        """Whether the bare input is used elementwise, so that H_in must equal H_out."""
-        x = leaf("input")
-        users = (e for e in topological(self.updates) if x in e.args)
-        return x in self.updates or any(e.op != "project" for e in users)
 
 
 class _Tracer:

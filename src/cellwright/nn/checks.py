@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from cellwright.graph.trace import Cell
+from cellwright.graph.cell import Cell
 from cellwright.nn.layout import can_project
 
 __all__ = ["check_sizes", "reject_form", "reject_input", "reject_states", "several_states"]

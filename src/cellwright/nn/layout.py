@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple, cast
 
+from cellwright.graph.cell import INPUT, Cell
 from cellwright.graph.expr import topological
-from cellwright.graph.trace import INPUT, Cell
 
 __all__ = ["Names", "can_project", "name_parameters", "shapes"]
 

@@ -12,8 +12,8 @@ from torch.nn.init import constant_, uniform_
 from torch.nn.utils.rnn import PackedSequence
 
 from cellwright import autograd
+from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights
-from cellwright.graph.trace import Cell
 from cellwright.nn import checks
 from cellwright.nn.layout import Names, name_parameters, shapes
 

@@ -8,7 +8,7 @@ from torch.nn import Linear, Module
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from cellwright.cells import CELLS
-from cellwright.graph.trace import Cell
+from cellwright.graph.cell import Cell
 from cellwright.nn.recurrent import Recurrent, States
 from cellwright.nn.rnn import GRU, LSTM, RNN, Device
 

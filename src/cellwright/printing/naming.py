@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
+from cellwright.graph.cell import Cell, projection
 from cellwright.graph.expr import Expr, const, node
 from cellwright.graph.ops import ELEMENTWISE
-from cellwright.graph.trace import ARITHMETIC, Cell, projection
+from cellwright.graph.trace import ARITHMETIC
 
 __all__ = ["Equation", "Name", "Reading", "composite"]
 

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Protocol
 
+from cellwright.graph.cell import projection
 from cellwright.graph.expr import Expr
 from cellwright.graph.ops import ELEMENTWISE
-from cellwright.graph.trace import projection
 from cellwright.printing.naming import Name, composite
 
 __all__ = ["LATEX", "UNICODE", "Notation", "Printer"]

@@ -1,0 +1,67 @@
+"""What a cell is once its equations have been read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import cast
+
+from cellwright.graph.expr import Expr, leaf, topological
+
+__all__ = ["INPUT", "Cell", "projection"]
+
+INPUT = "x"
+"""The bundle name of the projections of the input, whatever the function calls its argument."""
+
+
+def projection(e: Expr) -> tuple[str, str]:
+    """Return the (bundle, gate) of a ``project`` node."""
+    return cast("tuple[str, str]", e.value)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recurrent cell read from its equations.
+
+    Attributes:
+        name: the function's name.
+        doc: the function's docstring.
+        states: names of the states; the first is the layer's output.
+        updates: the new value of each state.
+        gates: gate names in the order of their first appearance: the order of the weights' rows.
+        bundles: which gates are projected from what: ``x`` is the input, else a state's name.
+        vectors: learned per-unit vectors and their initial values.
+    """
+
+    name: str
+    doc: str
+    states: tuple[str, ...]
+    updates: tuple[Expr, ...]
+    gates: tuple[str, ...]
+    bundles: Mapping[str, tuple[str, ...]]
+    vectors: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("bundles", "vectors"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        object.__setattr__(self, "_hash", hash((self.name, self.states, self.updates)))
+
+    def __repr__(self) -> str:
+        return f"<cell {self.name}: states {', '.join(self.states)}; gates {', '.join(self.gates)}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        bundles, vectors = dict(self.bundles), dict(self.vectors)
+        parts = (self.name, self.doc, self.states, self.updates, self.gates, bundles, vectors)
+        return Cell, parts
+
+    def __deepcopy__(self, memo: object) -> "Cell":
+        return self
+
+    def __hash__(self) -> int:
+        return int(self.__dict__["_hash"])
+
+    @property
+    def reads_input(self) -> bool:
+        """Whether the bare input is used elementwise, so that H_in must equal H_out."""
+        x = leaf("input")
+        users = (e for e in topological(self.updates) if x in e.args)
+        return x in self.updates or any(e.op != "project" for e in users)
