@@ -20,6 +20,10 @@ from cellwright.graph.interpret import Weights, interpret_layer
 
 __all__ = ["Weights", "obstacle", "plan_for", "run_layer"]
 
+_keeps_graph: Callable[[], bool] = getattr(
+    torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
+)
+"""Whether the backward pass under way was told to keep its graph for another one."""
 _NAMES = {getattr(torch, name): name for name in DTYPES}
 
 
@@ -214,7 +218,17 @@ class _Layer(torch.autograd.Function):
         kept = _kept(plan, len(weights), inner)
         dy, *dfinals = gradients
         found = backward_layer(
-            plan, ctx.layout, x, states, weights, out, kept, dy, dfinals, needs[0]
+            plan,
+            ctx.layout,
+            x,
+            states,
+            weights,
+            out,
+            kept,
+            dy,
+            dfinals,
+            needs[0],
+            not _keeps_graph(),
         )
         dstates = found.states if ctx.stateful else []
         return None, found.x, *dstates, *_flatten(found.weights)

@@ -40,6 +40,7 @@ def backward_layer(
     dy: Tensor | None,
     dfinals: Sequence[Tensor | None],
     want_x: bool,
+    last: bool,
 ) -> Gradients:
     """Return the gradients of everything that went into ``forward_layer``.
 
@@ -54,6 +55,7 @@ def backward_layer(
         dy: cotangent of the output, or None for 0.
         dfinals: cotangent of each final state (D, N, H), or None for 0.
         want_x: whether the input's gradient is wanted.
+        last: whether ``kept`` is not needed again, so that its memory may be written over.
     """
     D, H, N = len(weights), plan.units, layout.batch
     rows = Rows(x, layout)
@@ -64,7 +66,7 @@ def backward_layer(
     dx: Tensor | None = None
     found: list[Weights] = []
     for d, held in enumerate(weights):
-        one = _Direction(plan, rows, x, held, d == 1, kept[d])
+        one = _Direction(plan, rows, x, held, d == 1, kept[d], last)
         own = dstates if D == 1 else [g[d] for g in dstates]
         if states is not None:
             one.initial = [s[d] for s in states]
@@ -103,14 +105,25 @@ class _Direction:
     initial: list[Tensor] | None = None
 
     def __init__(
-        self, plan: Plan, rows: Rows, x: Tensor, held: Weights, reverse: bool, kept: Kept
+        self,
+        plan: Plan,
+        rows: Rows,
+        x: Tensor,
+        held: Weights,
+        reverse: bool,
+        kept: Kept,
+        last: bool,
     ) -> None:
         self.plan, self.rows, self.layout, self.x, self.held = plan, rows, rows.layout, x, held
         self.reverse, self.kept = reverse, kept
         self.step, self.units = plan.step, plan.units
         self.width = len(self.step.accumulators) * plan.units
         self.inputs = rows.matrix(x)
-        self.da = new_matrix(x, self.layout.rows, self.width)
+        assert kept.accumulators is not None
+        if last and self.step.stages == 1:  # each accumulator is read just before it is written
+            self.da = kept.accumulators
+        else:
+            self.da = new_matrix(x, self.layout.rows, self.width)
         self.dx: Tensor | None = None
 
     def walk(self, out: Tensor, dy: Tensor | None, dstates: list[Tensor]) -> None:
