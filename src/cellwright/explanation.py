@@ -78,6 +78,9 @@ class Explanation:
 def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanation:  # noqa: A002
     """Tell which kernel, tile, threads and floor a call ``module(input)`` gets. Runs nothing.
 
+    It depends on whether gradients are asked for: call it within ``torch.no_grad()`` where the
+    module will be called so.
+
     The floor is the larger of two times: the operations at the measured rate of this machine's
     matrix product, and the weights read at its measured bandwidth, times the number of steps.
 
@@ -138,7 +141,9 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
         return LayerExplanation(number, "interpreter", cause, (0, 0), 1, "", "", 0, 0, 0.0)
     threads = threads_for(plan, layout)
     directions = len(weights)
-    raw = directions == 1 and layout.counts is None and reads_raw(layout)
+    tensors = [x, *(t for w in weights for t in w.tensors())]
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    raw = directions == 1 and layout.counts is None and not keep and reads_raw(layout)
     ahead = not raw and threads == 1 and projects_first(plan, layout)
     operations = 2 * layout.rows * plan.work * directions
     once = plan.input_work if ahead else 0

@@ -1,0 +1,74 @@
+"""What ``explain`` tells is what a call then does."""
+
+import warnings
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_sequence
+
+import cellwright
+import cellwright.nn as nn
+from cellwright import InterpreterWarning
+
+
+def only(module, given):
+    (layer,) = cellwright.explain(module, given).layers
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("module", "given"),
+    [
+        (nn.LSTM(3, 5), torch.zeros(4, 2, 3)),
+        (nn.GRU(3, 5, batch_first=True), torch.zeros(2, 4, 3)),
+        (nn.RNN(3, 5), torch.zeros(4, 3)),
+        (nn.RNN(3, 5), pack_sequence([torch.zeros(4, 3), torch.zeros(2, 3)])),
+        (nn.SequenceModel("gru", 3, 5, 1).double(), torch.zeros(4, 2, 3).double()),
+    ],
+)
+def test_a_kernel(module, given):
+    layer = only(module, given)
+    assert layer.cause == ""
+    assert "forward" in layer.kernel
+    assert min(layer.tile) > 0
+    assert layer.floor > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module(given)
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "cause"),
+    [
+        (nn.LSTM(3, 5, proj_size=2), torch.zeros(4, 2, 3), "proj_size"),
+        (nn.GRU(3, 5, dtype=torch.bfloat16), torch.zeros(4, 2, 3, dtype=torch.bfloat16), "float64"),
+    ],
+)
+def test_the_interpreter(module, given, cause):
+    layer = only(module, given)
+    assert layer.kernel == "interpreter"
+    assert cause in layer.cause
+    assert cause in str(cellwright.explain(module, given))
+    with pytest.warns(InterpreterWarning, match=cause):
+        module(given)
+
+
+def test_operations_and_bytes_follow_from_the_sizes():
+    first, second = cellwright.explain(
+        nn.LSTM(3, 5, num_layers=2, bidirectional=True), torch.zeros(7, 4, 3)
+    ).layers
+    assert first.operations == 2 * 2 * 7 * 4 * 4 * 5 * (3 + 5)
+    assert second.operations == 2 * 2 * 7 * 4 * 4 * 5 * (10 + 5)
+    assert first.bytes == 2 * 7 * 4 * 4 * 5 * (3 + 5)
+
+
+def test_a_single_step_is_read_raw_only_without_gradients():
+    module, given = nn.GRU(3, 5), torch.zeros(1, 1, 3)
+    assert "packed" in only(module, given).weights
+    with torch.no_grad():
+        assert "as they lie" in only(module, given).weights
+
+
+def test_other_modules_are_refused():
+    with pytest.raises(TypeError, match=r"takes a module of cellwright\.nn .*, not torch"):
+        cellwright.explain(torch.nn.LSTM(3, 5), torch.zeros(4, 2, 3))
