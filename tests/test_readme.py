@@ -73,7 +73,7 @@ def test_code_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch):
     names = {"__name__": "my_cell"}
     found = blocks(page)
     with torch.random.fork_rng(devices=[]):
-        for block, after in zip(found, [*found[1:], None], strict=True):
+        for block, after in zip(found, [*found[1:], None][: len(found)], strict=True):
             if block.language != "python":
                 continue
             output = printed(block, names)
