@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -134,6 +135,12 @@ def _forward(
 def _layout(x: Tensor, batch_sizes: list[int] | None) -> Layout:
     if batch_sizes is None:
         return dense(x.shape[0], x.shape[1])
+    falling = all(a >= b for a, b in pairwise(batch_sizes)) and batch_sizes[-1] > 0
+    if not falling or sum(batch_sizes) != x.shape[0]:  # a kernel would read what is not there
+        raise RuntimeError(
+            "expected a packed sequence whose batch_sizes fall, stay above 0 and add up to the "
+            f"{x.shape[0]} rows of its data, got {batch_sizes}; pack_padded_sequence makes one"
+        )
     return Layout(len(batch_sizes), batch_sizes[0], batch_sizes)
 
 

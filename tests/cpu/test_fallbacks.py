@@ -8,6 +8,7 @@ from tests.cpu.agreement import apply, compare, flatten, make, results
 from tests.cpu.processes import python
 from tests.tolerance import assert_close
 from torch.autograd import forward_ad
+from torch.nn.utils.rnn import PackedSequence
 
 import cellwright.nn as nn
 from cellwright import CompileError, InterpreterWarning
@@ -153,3 +154,12 @@ def test_states_that_do_not_fit_are_never_read(wrong):
         hx[number] = right.double() if wrong == "dtype" else views[wrong]
         with pytest.raises((RuntimeError, TypeError, ValueError)):
             layer(torch.randn(4, 5, 3), tuple(hx))
+
+
+@pytest.mark.parametrize("sizes", [[3, 2, 2], [3, 4], [6, 0], [7]])
+def test_packed_sequences_that_do_not_add_up_are_never_read(sizes):
+    packed = PackedSequence(torch.randn(6, 3), torch.tensor(sizes))
+    if sizes == [7]:
+        packed = PackedSequence(torch.randn(6, 3)[:5], torch.tensor(sizes))
+    with pytest.raises(RuntimeError, match="add up to"):
+        nn.LSTM(3, 17)(packed)
