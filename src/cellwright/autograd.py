@@ -103,32 +103,31 @@ def _compiled(
     weights: Sequence[Weights],
     batch_sizes: list[int] | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    layout = _layout(x, batch_sizes)
     if torch.is_grad_enabled() and _differentiates(x, states, weights):
         tensors = [x, *(states or ()), *_flatten(weights)]
-        layout = _layout(x, batch_sizes)
         call = _Call(plan, layout, batch_sizes, states, weights)
         out, *finals = _apply(call, *tensors)
         return out, tuple(finals)
-    out, ends, _ = _forward(plan, batch_sizes, x, states, weights, keep=False)
+    out, ends, _ = _forward(plan, layout, x, states, weights, keep=False)
     return out, ends
 
 
 def _forward(
     plan: Plan,
-    batch_sizes: list[int] | None,
+    layout: Layout,
     x: Tensor,
     states: Sequence[Tensor] | None,
     weights: Sequence[Weights],
     keep: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...], list[Kept]]:
     """Run the forward walks, the short way where that is open."""
-    if batch_sizes is None and len(weights) == 1:
-        short = prepare(plan, x.shape[0], x.shape[1], Team.threads(), keep)
+    if layout.counts is None and len(weights) == 1:
+        short = prepare(plan, layout, Team.threads(), keep)
         done = None if short is None else short(x, states, weights[0])
         if done is not None:
             out, finals, kept = done
             return out, finals, [kept]
-    layout = _layout(x, batch_sizes)
     return forward_layer(plan, layout, *_ready(x, states, weights), keep)
 
 
@@ -204,7 +203,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
         plan, layout, sizes, states, weights = call
-        out, finals, kept = _forward(plan, sizes, tensors[0], states, weights, keep=True)
+        out, finals, kept = _forward(plan, layout, tensors[0], states, weights, keep=True)
         ctx.plan, ctx.layout, ctx.batch_sizes, ctx.stateful = plan, layout, sizes, bool(states)
         ctx.directions = len(weights)
         inner = [t for k in kept for t in (k.accumulators, *k.states, *k.expressions)]

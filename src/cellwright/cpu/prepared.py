@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cellwright.cpu.memory import new_matrix
 from cellwright.cpu.plan import Kept, Plan, projects_first, threads_for
-from cellwright.cpu.walks import Field, Layout, Walk, dense
+from cellwright.cpu.walks import Field, Layout, Walk
 from cellwright.graph.interpret import Weights
 
 __all__ = ["Prepared", "prepare", "prepare_backward", "reads_raw", "set_packed"]
@@ -36,6 +36,7 @@ class Prepared:
     """A forward call with x (L, N, H_in) whose struct lacks nothing but addresses."""
 
     def __init__(self, plan: Plan, layout: Layout, keep: bool) -> None:
+        self.layout = layout  # the struct has the address of its bounds
         walk = self.walk = plan.forward_walk
         H, N, T = plan.units, layout.batch, layout.steps
         self.keep, self.raw = keep, not keep and reads_raw(layout)
@@ -124,14 +125,14 @@ class Prepared:
         return finals, streams
 
 
-def prepare(plan: Plan, steps: int, batch: int, threads: int, keep: bool) -> Prepared | None:
+def prepare(plan: Plan, layout: Layout, threads: int, keep: bool) -> Prepared | None:
     """Return the prepared call, or None if the cell needs more memory than it has room for."""
-    key = (steps, batch, threads, keep)
+    key = (layout.steps, layout.batch, threads, keep)
     if key not in plan.prepared:
         if len(plan.prepared) >= _MOST_PREPARED:
             plan.prepared.clear()
         plain = plan.step.stages == 1 and not plan.streamed
-        plan.prepared[key] = Prepared(plan, dense(steps, batch), keep) if plain else None
+        plan.prepared[key] = Prepared(plan, layout, keep) if plain else None
     found: Prepared | None = plan.prepared[key]
     return found
 
@@ -139,7 +140,7 @@ def prepare(plan: Plan, steps: int, batch: int, threads: int, keep: bool) -> Pre
 def prepare_backward(plan: Plan, layout: Layout, threads: int) -> list[int]:
     """Return the struct of a backward walk over contiguous dense sequences, without addresses."""
     key = (layout.steps, layout.batch, threads)
-    found: list[int] | None = plan.prepared.get(key)
+    found: tuple[list[int], Layout] | None = plan.prepared.get(key)
     if found is None:
         walk, H, N = plan.backward_walk, plan.units, layout.batch
         width = len(plan.step.accumulators) * H
@@ -152,9 +153,9 @@ def prepare_backward(plan: Plan, layout: Layout, threads: int) -> list[int]:
         for state, start, _ in plan.ends:
             fields[state] = (0, N * H, H)
             fields[start] = plan.zero_row
-        found = walk.struct(layout, True, threads, fields, _matrices(plan, walk), 1, False)
-        plan.prepared[key] = found
-    return found.copy()
+        struct = walk.struct(layout, True, threads, fields, _matrices(plan, walk), 1, False)
+        found = plan.prepared[key] = (struct, layout)  # which keeps the bounds that it points to
+    return found[0].copy()
 
 
 def set_packed(struct: list[int], memory: Tensor) -> None:

@@ -220,11 +220,6 @@ class Simd:
         """Call an LLVM intrinsic of one vector: sqrt, fabs, log, …."""
         return self.call(f"llvm.{name}.{self._suffix}", self.vector, [self.vector], [a])
 
-    def copysign(self, a: Value, sign: Value) -> Value:
-        """Return |a| with the sign of ``sign``."""
-        name = f"llvm.copysign.{self._suffix}"
-        return self.call(name, self.vector, [self.vector] * 2, [a, sign])
-
     def choose(self, comparison: str, a: Value, b: Value, yes: Value, no: Value) -> Value:
         """Return ``yes`` where a ``comparison`` b holds, else (also for nan) ``no``."""
         return self.builder.select(self.builder.fcmp_ordered(comparison, a, b), yes, no)
