@@ -37,6 +37,25 @@ STREET = [
 ]
 """Each part imports only what stands before it; ``cellwright`` itself is only imported by app."""
 
+APP_STREET = [
+    "errors",
+    "schema",
+    "problem",
+    "data",
+    "model",
+    "training",
+    "running",
+    "report",
+    "vowels_data",
+    "vowels_training",
+    "vowels_comparison",
+    "vowels_table",
+    "cli",
+]
+"""The same within the application; its facade, ``cellwright.app`` itself, is imported by cli."""
+
+APP_LIBRARIES = ("lightning_fabric", "polars", "rich", "safetensors", "scipy", "sklearn", "typer")
+
 MAX_LINES = 400
 
 
@@ -79,7 +98,7 @@ def test_version_is_the_packages() -> None:
 
 
 def test_import_is_light() -> None:
-    heavy = {"llvmlite", "matplotlib", "pandas", "polars", "rich", "scipy", "triton", "typer"}
+    heavy = {"llvmlite", "matplotlib", "pandas", "triton", *APP_LIBRARIES}
     program = "import sys, cellwright; print(*{m.partition('.')[0] for m in sys.modules})"
     loaded = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
@@ -101,6 +120,16 @@ def test_the_street_is_one_way(name: str) -> None:
             assert STREET.index(other) <= STREET.index(part), f"{name} imports {imported}"
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("cellwright.app.")])
+def test_the_application_is_a_street_of_its_own(name: str) -> None:
+    part = name.split(".")[2]
+    assert part in APP_STREET, f"{part}: give it a place in APP_STREET"
+    for imported in IMPORTS[name]:
+        if imported.startswith("cellwright.app."):
+            other = imported.split(".")[2]
+            assert APP_STREET.index(other) <= APP_STREET.index(part), f"{name} imports {imported}"
+
+
 def test_no_modules_import_each_other() -> None:
     inside = {
         name: {other for other in found if other in MODULES} for name, found in IMPORTS.items()
@@ -120,7 +149,7 @@ def test_torch_and_llvmlite_stay_where_they_belong() -> None:
     assert {name for name in users("torch") if name.split(".")[0] in pure} == {"graph.interpret"}
     assert {name.split(".")[0] for name in users("llvmlite")} <= {"cpu"}
     assert {name.split(".")[0] for name in users("triton")} <= {"gpu"}
-    for library in ("polars", "rich", "typer"):
+    for library in APP_LIBRARIES:
         assert {name.split(".")[0] for name in users(library)} <= {"app"}
 
 

@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cellwright.app import report
-from cellwright.app.comparison import Outcome, Plan, compare
-from cellwright.app.data import Dataset, load_japanese_vowels
-from cellwright.app.training import Recipe
+from cellwright.app import vowels_table as report
+from cellwright.app.vowels_comparison import Outcome, Plan, compare
+from cellwright.app.vowels_data import Dataset, load_japanese_vowels
+from cellwright.app.vowels_training import Recipe
 from cellwright.cells import CELLS
 from cellwright.describe import describe
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_packed_sequence
 
-from cellwright.app import data
-from cellwright.app.data import Split, batches, load_japanese_vowels, pack, standardise
+from cellwright.app import vowels_data as data
+from cellwright.app.vowels_data import Split, batches, load_japanese_vowels, pack, standardise
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from time import perf_counter_ns
 import torch
 from torch import Tensor, nn
 
-from cellwright.app.data import Batch, Dataset, Split, pack
-from cellwright.app.training import Recipe, accuracy, epochs_of, train
+from cellwright.app.vowels_data import Batch, Dataset, Split, pack
+from cellwright.app.vowels_training import Recipe, accuracy, epochs_of, train
 from cellwright.cells import CELLS
 from cellwright.describe import describe
 from cellwright.errors import CellwrightError

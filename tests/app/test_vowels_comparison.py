@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from cellwright.app import comparison, report
-from cellwright.app.comparison import CANDIDATES, Candidate, Plan, compare
-from cellwright.app.data import load_japanese_vowels
-from cellwright.app.training import Recipe
+from cellwright.app import vowels_comparison as comparison
+from cellwright.app import vowels_table as report
+from cellwright.app.vowels_comparison import CANDIDATES, Candidate, Plan, compare
+from cellwright.app.vowels_data import load_japanese_vowels
+from cellwright.app.vowels_training import Recipe
 from cellwright.errors import CellwrightError
 
 SMALL = Plan(Recipe(epochs=2), hidden_size=5, seeds=2, torch_seeds=1, candidates=CANDIDATES[1:4:2])

@@ -92,7 +92,7 @@ def pack(split: Split, indices: Sequence[int]) -> Batch:
 
 
 def _resource() -> resources.abc.Traversable:
-    return resources.files("cellwright.app").joinpath("data", "japanese_vowels.parquet")
+    return resources.files("cellwright.app").joinpath("bundled", "japanese_vowels.parquet")
 
 
 def _split_of(table: pl.DataFrame, features: list[str]) -> Split:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cellwright.app.data import Batch, Split, batches, pack
+from cellwright.app.vowels_data import Batch, Split, batches, pack
 
 
 @dataclass(frozen=True)

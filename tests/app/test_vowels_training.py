@@ -5,8 +5,8 @@ import math
 import torch
 from torch import nn
 
-from cellwright.app.data import Split, load_japanese_vowels
-from cellwright.app.training import Recipe, accuracy, epochs_of, train
+from cellwright.app.vowels_data import Split, load_japanese_vowels
+from cellwright.app.vowels_training import Recipe, accuracy, epochs_of, train
 
 
 class LastStep(nn.Module):

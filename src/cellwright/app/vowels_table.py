@@ -8,8 +8,8 @@ import torch
 from rich import box
 from rich.table import Table
 
-from cellwright.app.comparison import Outcome, Plan
-from cellwright.app.data import Dataset
+from cellwright.app.vowels_comparison import Outcome, Plan
+from cellwright.app.vowels_data import Dataset
 
 # Lines are broken by hand so that the table keeps its form in 80 columns.
 HEADERS = (
