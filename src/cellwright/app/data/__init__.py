@@ -1,0 +1,1 @@
+"""Files and tables in, tensors ready to be learned out."""

@@ -1,0 +1,1 @@
+"""A trained model: its network and its folder."""
