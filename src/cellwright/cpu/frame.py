@@ -201,12 +201,21 @@ class Frame:
         """Return the address of row ``r`` of what is read."""
         return self.s.at(self.row(read, r), read.column)
 
-    def blocks(self, body: Callable[[Value, int, int], None]) -> None:
-        """Call ``body(first unit, vectors, units)``: for whole blocks, then for what is left."""
+    def blocks(self, body: Callable[[Value, int, int], None], downwards: Value = None) -> None:
+        """Call ``body(first unit, vectors, units)``: for whole blocks, then for what is left.
+
+        Whole blocks come in falling order where ``downwards`` holds as the kernel runs.
+        """
         s, units = self.s, self.program.units
         whole = units // self.block * self.block
+
+        def each(u: Value, _: list[Value]) -> None:
+            if downwards is not None:
+                u = s.builder.select(downwards, s.sub(whole - self.block, u), u)
+            body(u, s.target.vectors, self.block)
+
         if whole:
-            s.loop(0, whole, self.block, lambda u, _: body(u, s.target.vectors, self.block))
+            s.loop(0, whole, self.block, each)
         if units > whole:
             left = units - whole
             body(s.index(whole), -(-left // s.lanes), left)

@@ -11,6 +11,10 @@ from cellwright.graph.schedule import Program, Read, Stage
 
 __all__ = ["emit_walk"]
 
+_FEW_ROWS = 2
+"""Up to so many rows, reading the weights is what a step waits for. Every other step then goes
+through them backwards, and finds in the second-level cache what the step before read last."""
+
 
 def emit_walk(program: Program, target: Target, dtype: str) -> ir.Module:
     """Emit ``prelude(struct, thread)``, ``walk(struct, thread)``, and ``both`` for one thread."""
@@ -30,6 +34,7 @@ def emit_walk(program: Program, target: Target, dtype: str) -> ir.Module:
 class _Walk:
     def __init__(self, frame: Frame) -> None:
         self.frame, self.s, self.program = frame, frame.s, frame.program
+        self.downwards: Value = None
 
     def emit(self) -> None:
         """Emit the loop over time."""
@@ -46,6 +51,8 @@ class _Walk:
             "after": frame.place(s.add(t, frame.delta), s.less(i, last)),
         }
         frame.end = s.min(frame.places["now"].rows, frame.high)
+        odd = s.builder.trunc(i, ir.IntType(1))
+        self.downwards = s.builder.and_(odd, s.less(frame.batch, _FEW_ROWS + 1))
         offset = 0
         for stage, depth in zip(self.program.stages, depths(self.program), strict=True):
             self._stage(stage, offset)
@@ -66,7 +73,7 @@ class _Walk:
 
             s.loop(frame.low, frame.end, frame.chunk, chunk)
 
-        frame.blocks(chunks)
+        frame.blocks(chunks, self.downwards)
 
     def _final(self, source: str, target: str) -> None:
         """Copy the rows whose sequence ends at this step."""
