@@ -1,7 +1,7 @@
 """The torch operation: a layer, forward and backward, on a kernel or on the interpreter."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -12,12 +12,13 @@ from cellwright.cpu.backward import backward_layer
 from cellwright.cpu.forward import forward_layer
 from cellwright.cpu.plan import Kept, Plan, plan_of
 from cellwright.cpu.prepared import prepare
+from cellwright.cpu.prepared_backward import prepare_backward
 from cellwright.cpu.target import DTYPES
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Layout, dense
 from cellwright.errors import CompileError, InterpreterWarning
 from cellwright.graph.cell import Cell
-from cellwright.graph.interpret import Weights, interpret_layer
+from cellwright.graph.interpret import Form, Weights, interpret_layer
 
 __all__ = ["Weights", "obstacle", "plan_for", "run_layer"]
 
@@ -63,7 +64,7 @@ def _warn(cell: Cell, cause: str) -> None:
 
 def obstacle(x: Tensor, weights: Sequence[Weights]) -> str | None:
     """Return why no kernel can take this call, or None."""
-    if weights[0].projection is not None:
+    if weights[0].form.projects:
         return "kernels for projected states (proj_size) do not exist yet"
     if x.dtype not in _NAMES:
         return f"kernels take float32 and float64, not {x.dtype}".replace("torch.", "")
@@ -88,9 +89,12 @@ def plan_for(cell: Cell, x: Tensor, weights: Sequence[Weights], hidden_size: int
     A kernel reads memory by address, so nothing that does not fit may ever reach it.
     """
     dtype = x.dtype
-    plan = plan_of(cell, x.shape[-1], hidden_size, _NAMES[dtype], bool(weights[0].biases))
+    plan = plan_of(cell, x.shape[-1], hidden_size, _NAMES[dtype], bool(weights[0].form.biases))
+    shapes = plan.shapes
     for w in weights:
-        for t, shape in zip(w.tensors(), plan.shapes, strict=True):
+        if len(w.tensors) != len(shapes):
+            return None
+        for t, shape in zip(w.tensors, shapes):  # noqa: B905  # lengths are equal by now
             if t.shape != shape or t.dtype is not dtype or not t.is_cpu:
                 return None
     return plan
@@ -104,11 +108,14 @@ def _compiled(
     batch_sizes: list[int] | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     layout = _layout(x, batch_sizes)
-    if torch.is_grad_enabled() and _differentiates(x, states, weights):
-        tensors = [x, *(states or ()), *_flatten(weights)]
-        call = _Call(plan, layout, batch_sizes, states, weights)
-        out, *finals = _apply(call, *tensors)
-        return out, tuple(finals)
+    if torch.is_grad_enabled():
+        tensors = [x, *(states or ())]
+        for w in weights:
+            tensors += w.tensors
+        if _differentiates(tensors):
+            call = _Call(plan, layout, batch_sizes, states is not None, [w.form for w in weights])
+            out, *finals = _apply(call, *tensors)
+            return out, tuple(finals)
     out, ends, _ = _forward(plan, layout, x, states, weights, keep=False)
     return out, ends
 
@@ -120,15 +127,18 @@ def _forward(
     states: Sequence[Tensor] | None,
     weights: Sequence[Weights],
     keep: bool,
-) -> tuple[Tensor, tuple[Tensor, ...], list[Kept]]:
-    """Run the forward walks, the short way where that is open."""
+) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
+    """Run the forward walks, the short way where that is open; also return what is kept."""
     if layout.counts is None and len(weights) == 1:
         short = prepare(plan, layout, Team.threads(), keep)
-        done = None if short is None else short(x, states, weights[0])
+        done = None if short is None else short(x, states, weights[0].tensors)
         if done is not None:
-            out, finals, kept = done
-            return out, finals, [kept]
-    return forward_layer(plan, layout, *_ready(x, states, weights), keep)
+            return done
+    out, finals, kept = forward_layer(plan, layout, *_ready(x, states, weights), keep)
+    if not keep:
+        return out, finals, []
+    inner = [t for k in kept for t in (k.accumulators, *k.states, *k.expressions)]
+    return out, finals, [t for t in inner if t is not None]
 
 
 def _layout(x: Tensor, batch_sizes: list[int] | None) -> Layout:
@@ -143,32 +153,12 @@ def _layout(x: Tensor, batch_sizes: list[int] | None) -> Layout:
     return Layout(len(batch_sizes), batch_sizes[0], batch_sizes)
 
 
-def _differentiates(x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]) -> bool:
+def _differentiates(tensors: Sequence[Tensor]) -> bool:
     """Whether anything that goes in asks for a gradient."""
-    return any(t.requires_grad for t in (x, *(states or ()), *_flatten(weights)))
-
-
-def _parts(w: Weights) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    return w.bundles, w.biases, w.vectors
-
-
-def _flatten(weights: Sequence[Weights]) -> list[Tensor]:
-    return [t for w in weights for t in w.tensors()]
-
-
-def _weights(parts: Iterable[dict[str, Any]]) -> Weights:
-    bundles, biases, vectors = parts
-    return Weights(bundles, biases, vectors, None)
-
-
-def _rebuild(plan: Plan, directions: int, tensors: Sequence[Tensor | None]) -> list[Weights]:
-    """Undo ``_flatten``; a cell may have no parameters at all, so their number tells nothing."""
-    bundles = tuple(plan.cell.bundles)
-    names = (bundles, bundles if plan.bias else (), tuple(plan.cell.vectors))
-    rest = iter(tensors)
-    return [
-        _weights({name: next(rest) for name in part} for part in names) for _ in range(directions)
-    ]
+    for t in tensors:  # noqa: SIM110  # any() would take as long again
+        if t.requires_grad:
+            return True
+    return False
 
 
 def _ready(
@@ -179,22 +169,31 @@ def _ready(
         x = x.contiguous()
     if states is not None and any(s.stride(-1) != 1 for s in states):
         states = [s.contiguous() for s in states]
-    if any(t.stride(-1) != 1 for t in _flatten(weights)):
-        weights = [
-            _weights({n: t.contiguous() for n, t in part.items()} for part in _parts(w))
-            for w in weights
-        ]
+    if any(t.stride(-1) != 1 for w in weights for t in w.tensors):
+        weights = [Weights(w.form, [t.contiguous() for t in w.tensors]) for w in weights]
     return x, states, weights
 
 
 class _Call(NamedTuple):
-    """One call of a layer, with its tensors as the modules gave them."""
+    """What a call of a layer is besides its tensors: x, the states, then all parameters."""
 
     plan: Plan
     layout: Layout
     batch_sizes: list[int] | None
-    states: Sequence[Tensor] | None
-    weights: Sequence[Weights]
+    given: bool  # whether there are initial states
+    forms: list[Form]  # of each direction
+
+    def split(
+        self, tensors: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor] | None, list[Weights]]:
+        """Return x, the initial states, and the parameters of each direction."""
+        start = 1 + (len(self.plan.cell.states) if self.given else 0)
+        each = len(self.plan.shapes)
+        weights = [
+            Weights(form, tensors[start + d * each : start + (d + 1) * each])
+            for d, form in enumerate(self.forms)
+        ]
+        return tensors[0], tensors[1:start] if self.given else None, weights
 
 
 class _Layer(torch.autograd.Function):
@@ -202,53 +201,50 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-        plan, layout, sizes, states, weights = call
-        out, finals, kept = _forward(plan, layout, tensors[0], states, weights, keep=True)
-        ctx.plan, ctx.layout, ctx.batch_sizes, ctx.stateful = plan, layout, sizes, bool(states)
-        ctx.directions = len(weights)
-        inner = [t for k in kept for t in (k.accumulators, *k.states, *k.expressions)]
+        out, finals, inner = _forward(call.plan, call.layout, *call.split(tensors), keep=True)
+        ctx.call = call
         ctx.save_for_backward(*tensors, out, *inner)
         ctx.set_materialize_grads(False)
         return out, *finals
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        plan: Plan = ctx.plan
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+        call: _Call = ctx.call
         needs = ctx.needs_input_grad[1:]
         saved = ctx.saved_tensors
         tensors = saved[: len(needs)]
         if torch.is_grad_enabled():
-            return None, *_differentiable(ctx, tensors, gradients)
+            return None, *_differentiable(call, needs, tensors, cotangents)
         out, *inner = saved[len(needs) :]
-        x, states, weights = _ready(*_split(ctx, tensors))
-        kept = _kept(plan, len(weights), inner)
-        dy, *dfinals = gradients
-        found = backward_layer(
-            plan,
-            ctx.layout,
-            x,
-            states,
-            weights,
-            out,
-            kept,
-            dy,
-            dfinals,
-            needs[0],
-            not _keeps_graph(),
-        )
-        dstates = found.states if ctx.stateful else []
-        return None, found.x, *dstates, *_flatten(found.weights)
+        return None, *_backward(call, tensors, out, inner, cotangents, needs[0])
 
 
 _apply: Callable[..., tuple[Tensor, ...]] = _Layer.apply
 
 
-def _split(
-    ctx: Any, tensors: Sequence[Tensor]
-) -> tuple[Tensor, Sequence[Tensor] | None, list[Weights]]:
-    count = len(ctx.plan.cell.states) if ctx.stateful else 0
-    states = tensors[1 : 1 + count] if ctx.stateful else None
-    return tensors[0], states, _rebuild(ctx.plan, ctx.directions, tensors[1 + count :])
+def _backward(
+    call: _Call,
+    tensors: Sequence[Tensor],
+    out: Tensor,
+    inner: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    want_x: bool,
+) -> Sequence[Tensor | None]:
+    """Run the backward walks, the short way where that is open; gradients as ``tensors`` are."""
+    plan, layout, last = call.plan, call.layout, not _keeps_graph()
+    x, states, weights = call.split(tensors)
+    if layout.counts is None and len(weights) == 1:
+        short = prepare_backward(plan, layout, Team.threads(), call.given, want_x)
+        if short is not None:
+            done = short(x, states, weights[0].tensors, out, inner, cotangents, last)
+            if done is not None:
+                return done
+    x, states, ready = _ready(x, states, weights)
+    kept = _kept(plan, len(weights), inner)
+    dy, *dfinals = cotangents
+    found = backward_layer(plan, layout, x, states, ready, out, kept, dy, dfinals, want_x, last)
+    parameters = [t for w in found.weights for t in w.tensors]
+    return [found.x, *(found.states if call.given else ()), *parameters]
 
 
 def _kept(plan: Plan, directions: int, inner: Sequence[Tensor]) -> list[Kept]:
@@ -262,17 +258,18 @@ def _kept(plan: Plan, directions: int, inner: Sequence[Tensor]) -> list[Kept]:
 
 
 def _differentiable(
-    ctx: Any, tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]
+    call: _Call,
+    needs: Sequence[bool],
+    tensors: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
     """Return gradients that can be differentiated again: those of the interpreter."""
-    plan: Plan = ctx.plan
+    plan = call.plan
     _warn(plan.cell, "a gradient that can be differentiated again (create_graph=True) is asked for")
-    x, states, weights = _split(ctx, tensors)
-    out, finals = interpret_layer(plan.cell, x, states, weights, ctx.batch_sizes, plan.units)
-    pairs = [(o, g) for o, g in zip((out, *finals), gradients, strict=True) if g is not None]
-    wanted = [t for t, needs in zip(tensors, ctx.needs_input_grad[1:], strict=True) if needs]
-    outputs, cotangents = zip(*pairs, strict=True)
-    found = iter(
-        torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True)
-    )
-    return [next(found) if needs else None for needs in ctx.needs_input_grad[1:]]
+    x, states, weights = call.split(tensors)
+    out, finals = interpret_layer(plan.cell, x, states, weights, call.batch_sizes, plan.units)
+    pairs = [(o, g) for o, g in zip((out, *finals), cotangents, strict=True) if g is not None]
+    wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
+    outputs, given = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True))
+    return [next(found) if need else None for need in needs]

@@ -141,7 +141,7 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
         return LayerExplanation(number, "interpreter", cause, (0, 0), 1, "", "", 0, 0, 0.0)
     threads = threads_for(plan, layout)
     directions = len(weights)
-    tensors = [x, *(t for w in weights for t in w.tensors())]
+    tensors = [x, *(t for w in weights for t in w.tensors)]
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     raw = directions == 1 and layout.counts is None and not keep and reads_raw(layout)
     ahead = not raw and threads == 1 and projects_first(plan, layout)

@@ -107,7 +107,7 @@ def _weights(cell: Cell, inputs: int, hidden: int, bias: bool, dtype: torch.dtyp
         if bias:
             biases[bundle] = normal(rows, dtype=dtype)
     vectors = {name: normal(hidden, dtype=dtype) for name in cell.vectors}
-    return Weights(bundles, biases, vectors, None)
+    return Weights.of(bundles, biases, vectors)
 
 
 def flatten(case: Case) -> dict[str, Tensor]:
@@ -124,10 +124,7 @@ def flatten(case: Case) -> dict[str, Tensor]:
 
 def apply(case: Case, change: Callable[[Tensor], Tensor]) -> Case:
     """Return the call with every tensor changed."""
-    weights = [
-        Weights(*({n: change(t) for n, t in part.items()} for part in parts), None)
-        for parts in ((w.bundles, w.biases, w.vectors) for w in case.weights)
-    ]
+    weights = [Weights(w.form, [change(t) for t in w.tensors]) for w in case.weights]
     states = None if case.states is None else list(map(change, case.states))
     return replace(case, x=change(case.x), states=states, weights=weights)
 

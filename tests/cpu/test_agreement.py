@@ -41,9 +41,26 @@ def test_sizes_of_several_blocks(cell, hidden, inputs):
     compare(make(cell, hidden, inputs, **FORMS["one row"]))
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru", "peephole"])
+@pytest.mark.parametrize("form", ["time first", "one row", "one step of one row"])
+def test_weights_beyond_the_small_products(name, form):
+    hidden = 200
+    compare(make(CELLS[name], hidden, 17, **FORMS[form]))
+    compare(make(CELLS[name], hidden, 17, given=False), frozen=["x"])
+
+
+@each_cell
+@pytest.mark.parametrize("steps", [1, 2, 30])
+def test_small_products_of_any_depth(name, steps):
+    compare(make(CELLS[name], 19, steps=steps, batch=9))
+    compare(make(CELLS[name], 19, steps=steps, batch=2, given=False))
+
+
 @each_cell
 @pytest.mark.parametrize("of", ["output", "final", ".final"])
-@pytest.mark.parametrize("form", ["zeros, both ways", "batch first", "packed, both ways"])
+@pytest.mark.parametrize(
+    "form", ["time first", "one row, zeros", "zeros, both ways", "batch first", "packed, both ways"]
+)
 def test_cotangents_of_some_results(name, of, form):
     if of == ".final":  # of the last state alone
         of = f"{CELLS[name].states[-1]}.final"
@@ -66,8 +83,9 @@ FROZEN = {
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "peephole", "two_stages"])
 @pytest.mark.parametrize("frozen", FROZEN)
-def test_frozen(name, frozen):
-    compare(make(CELLS[name], directions=2), frozen=FROZEN[frozen])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_frozen(name, frozen, directions):
+    compare(make(CELLS[name], directions=directions), frozen=FROZEN[frozen])
 
 
 def test_frozen_tensors_get_no_gradient():

@@ -15,7 +15,7 @@ from cellwright import CompileError, InterpreterWarning
 from cellwright.autograd import obstacle, run_layer
 from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.cpu import jit, plan, target
-from cellwright.graph.interpret import interpret_layer
+from cellwright.graph.interpret import Weights, interpret_layer
 
 LEVELS = [name for name, (_, _, needs) in target._LEVELS.items() if name != target.host().name]
 
@@ -39,9 +39,10 @@ def test_other_dtypes(cell, dtype):
 
 def test_projected_states():
     case = make(lstm, 5, directions=2, given=False, batch=2)
-    for held in case.weights:
-        held.projection = torch.randn(3, 5)
-        held.bundles["h"] = held.bundles["h"][:, :3].contiguous()
+    for d, held in enumerate(case.weights):
+        x, h, *biases = held.tensors
+        form = held.form._replace(projects=True)
+        case.weights[d] = Weights(form, [x, h[:, :3].contiguous(), *biases, torch.randn(3, 5)])
     interpreted(case, "proj_size")
 
 

@@ -65,7 +65,7 @@ def evaluate(name, operation, *arguments):
     size = arguments[0].numel()
     rows = [torch.nn.functional.pad(a, (0, -size % WIDTH)).view(1, -1, WIDTH) for a in arguments]
     states = [rows[1]] if len(rows) > 1 else None
-    out, _ = run_layer(cell, rows[0], states, [Weights({}, {}, {}, None)], None, WIDTH)
+    out, _ = run_layer(cell, rows[0], states, [Weights.of({}, {}, {})], None, WIDTH)
     return out.flatten()[:size]
 
 

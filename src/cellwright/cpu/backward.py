@@ -12,7 +12,6 @@ from torch import Tensor
 
 from cellwright.cpu.memory import new_matrix
 from cellwright.cpu.plan import Fed, Kept, Plan, Rows, field, threads_for
-from cellwright.cpu.prepared import prepare_backward, set_packed
 from cellwright.cpu.walks import Field, Layout, Walk
 from cellwright.graph.expr import leaf
 from cellwright.graph.interpret import Weights
@@ -142,49 +141,9 @@ class _Direction:
         self.dvectors = {v: x.new_zeros(threads, self.units) for v in plan.cell.vectors}
         if plan.reads_input:
             self.dx = new_matrix(x, self.layout.rows, self.units)
-        if self._is_plain(dy):
-            self._walk_plain(threads, dy, dstates)
-            return
         fields, scratch = self._fields(plan.backward_walk, dy, dstates)
         plan.backward_walk(self.layout, not self.reverse, threads, fields, self.held.bundles)
         del scratch
-
-    def _is_plain(self, dy: Tensor | None) -> bool:
-        """Whether all memory lies as ``prepare_backward`` takes it to."""
-        if self.layout.counts is not None or self.reverse or self.step.stages > 1:
-            return False
-        tensors = [self.x, self.streams[0], *(self.initial or ()), *self.held.bundles.values()]
-        return all(t.is_contiguous() for t in tensors) and (dy is None or dy.is_contiguous())
-
-    def _walk_plain(self, threads: int, dy: Tensor | None, dstates: list[Tensor]) -> None:
-        plan, walk = self.plan, self.plan.backward_walk
-        struct, at = prepare_backward(plan, self.layout, threads), walk.position
-        assert self.kept.accumulators is not None
-        struct[at["a"]] = self.kept.accumulators.data_ptr()
-        struct[at["da"]] = self.da.data_ptr()
-        struct[at["db"]] = self.db.data_ptr()
-        struct[at["x"]] = self.x.data_ptr()
-        if self.dx is not None:
-            struct[at["dx"]] = self.dx.data_ptr()
-        if dy is None:
-            struct[at["dy"] : at["dy"] + 3] = plan.zero_row
-        else:
-            struct[at["dy"]] = dy.data_ptr()
-        for name, vector in self.held.vectors.items():
-            struct[at["vector." + name]] = vector.data_ptr()
-            struct[at["dvector." + name]] = self.dvectors[name].data_ptr()
-        for k, (state, start, _) in enumerate(plan.ends):
-            struct[at[state]] = self.streams[k].data_ptr()
-            struct[at["d" + state]] = dstates[k].data_ptr()
-            if self.initial is not None:
-                struct[at[start]] = self.initial[k].data_ptr()
-                struct[at[start] + 2] = self.units
-        for name in walk.matrices:
-            struct[walk.matrix_position[name]] = self.held.bundles[name].data_ptr()
-        packed = walk.pack_memory()
-        set_packed(struct, packed)
-        walk.run(struct, threads)
-        del packed
 
     def _fields(
         self, walk: Walk, dy: Tensor | None, dstates: list[Tensor]
@@ -261,7 +220,7 @@ class _Direction:
             biases[bundle] = pieces[0] if alone else torch.cat(pieces)
         vectors = {v: g.sum(0) for v, g in self.dvectors.items()}
         ordered = {b: bundles[b] for b in self.held.bundles}
-        return Weights(ordered, biases, vectors, None)
+        return Weights.of(ordered, biases, vectors)
 
     def _put(self, bundles: dict[str, Tensor], f: Fed, left: Tensor, right: Tensor) -> None:
         """Set the rows that ``f`` names of a weight's gradient to left · right."""

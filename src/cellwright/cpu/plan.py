@@ -175,6 +175,10 @@ class Plan:
         width = max(self.inputs, len(self.step.accumulators) * self.units)
         return torch.zeros(width, dtype=getattr(torch, self.dtype))
 
+    def like(self, *shape: int) -> Tensor:
+        """Return what ``empty_like`` makes a contiguous tensor of this shape from, quickly."""
+        return self.zeros[:1].expand(shape)
+
     @cached_property
     def zero_row(self) -> Field:
         """Rows of zeros."""

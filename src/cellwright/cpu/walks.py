@@ -13,12 +13,13 @@ from cellwright.cpu import jit
 from cellwright.cpu.frame import HEADER, matrices, packed_size
 from cellwright.cpu.library import emit_library, library_names
 from cellwright.cpu.memory import in_huge_pages
+from cellwright.cpu.product import emit_products
 from cellwright.cpu.target import host
 from cellwright.cpu.team import WALK, Team, team
 from cellwright.cpu.walk import emit_walk
 from cellwright.graph.schedule import Program
 
-__all__ = ["Field", "Layout", "Walk", "dense", "library"]
+__all__ = ["Field", "Layout", "Products", "Walk", "dense", "library", "products"]
 
 Field = tuple[int, int, int]
 """A buffer as a walk sees it: address, distance between steps and between rows in elements."""
@@ -76,6 +77,36 @@ def library(dtype: str) -> "tuple[jit.Code, array[int]]":
     return code, array("q", [code.address[name] for name in names])
 
 
+class Products:
+    """The machine code of small products; see ``cellwright.cpu.product``."""
+
+    def __init__(self, dtype: str) -> None:
+        target = host()
+        names = ["products"]
+        code = jit.load(target, f"products {dtype}", names, lambda: emit_products(target, dtype))
+        self._code, self._address = code, code.address["products"]
+        self._call = WALK(self._address)
+        self._team: Team = team(target)
+
+    def run(self, struct: "array[int]", threads: int) -> None:
+        """Compute the products that the struct lists, shared out over the threads it names."""
+        address, _ = struct.buffer_info()
+        if threads == 1:
+            self._call(address, 0)
+        else:
+            self._team(self._address, address, threads)
+
+
+@lru_cache(maxsize=4)
+def products(dtype: str) -> Products:
+    """Return the small products of a dtype.
+
+    Raises:
+        CompileError: they cannot be compiled on this machine.
+    """
+    return Products(dtype)
+
+
 class Walk:
     """A program's machine code.
 
@@ -115,7 +146,7 @@ class Walk:
         weights: Mapping[str, Field],
         packed: int,
         ahead: bool,
-    ) -> list[int]:
+    ) -> "array[int]":
         """Return what the machine code reads.
 
         Args:
@@ -136,12 +167,11 @@ class Walk:
             struct += fields[name]
         for name in self.matrices:
             struct += weights[name][:2]
-        return struct
+        return array("q", struct)
 
-    def run(self, struct: list[int], threads: int) -> None:
+    def run(self, struct: "array[int]", threads: int) -> None:
         """Run the machine code; what the struct points to must be alive."""
-        memory = array("q", struct)
-        address, _ = memory.buffer_info()
+        address, _ = struct.buffer_info()
         if threads == 1:
             self._call(address, 0)
         else:

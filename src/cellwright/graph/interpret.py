@@ -6,7 +6,7 @@ This is the definition of what is right; each compiled kernel is tested against 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 from cellwright.graph.cell import INPUT, Cell
 from cellwright.graph.expr import Expr, topological
 
-__all__ = ["MEANINGS", "Weights", "evaluate", "interpret_layer", "interpret_step"]
+__all__ = ["MEANINGS", "Form", "Weights", "evaluate", "interpret_layer", "interpret_step"]
 
 
 def _positive(a: Tensor) -> Tensor:
@@ -43,25 +43,70 @@ MEANINGS: dict[str, Callable[..., Tensor]] = {
 """The meaning of each elementwise operation on tensors."""
 
 
-@dataclass(slots=True)
+class Form(NamedTuple):
+    """Which parameters a layer has in one direction, in the order of ``Weights.tensors``.
+
+    Attributes:
+        bundles: the bundles with packed weights.
+        biases: the bundles with packed biases; none without bias.
+        vectors: the per-unit vectors.
+        projects: whether a projection of the first state ends the list.
+    """
+
+    bundles: tuple[str, ...]
+    biases: tuple[str, ...]
+    vectors: tuple[str, ...]
+    projects: bool = False
+
+
 class Weights:
     """The parameters of one layer in one direction. Made on every call, so cheap to make.
 
     Attributes:
-        bundles: for each bundle, the packed weights (gates · H, width of the source).
-        biases: for each bundle, the packed biases (gates · H); a missing one is 0.
-        vectors: the per-unit vectors (H).
-        projection: (H_out, H), what the first state is multiplied with after each step, or None.
+        form: what they are.
+        tensors: for each bundle the packed weights (gates · H, width of the source), for each
+            biased bundle the packed biases (gates · H), the per-unit vectors (H), and, where
+            the form has one, the projection (H_out, H) of the first state.
     """
 
-    bundles: dict[str, Tensor]
-    biases: dict[str, Tensor]
-    vectors: dict[str, Tensor]
-    projection: Tensor | None
+    __slots__ = ("form", "tensors")
 
-    def tensors(self) -> list[Tensor]:
-        """Return weights, biases and vectors, in this order."""
-        return [*self.bundles.values(), *self.biases.values(), *self.vectors.values()]
+    def __init__(self, form: Form, tensors: Sequence[Tensor]) -> None:
+        self.form, self.tensors = form, tensors
+
+    @classmethod
+    def of(
+        cls,
+        bundles: Mapping[str, Tensor],
+        biases: Mapping[str, Tensor],
+        vectors: Mapping[str, Tensor],
+    ) -> "Weights":
+        """Gather parameters by name."""
+        form = Form(tuple(bundles), tuple(biases), tuple(vectors))
+        return cls(form, [*bundles.values(), *biases.values(), *vectors.values()])
+
+    def _part(self, names: tuple[str, ...], start: int) -> dict[str, Tensor]:
+        return dict(zip(names, self.tensors[start : start + len(names)], strict=True))
+
+    @property
+    def bundles(self) -> dict[str, Tensor]:
+        """The packed weights of each bundle."""
+        return self._part(self.form.bundles, 0)
+
+    @property
+    def biases(self) -> dict[str, Tensor]:
+        """The packed biases of each bundle; a missing one is 0."""
+        return self._part(self.form.biases, len(self.form.bundles))
+
+    @property
+    def vectors(self) -> dict[str, Tensor]:
+        """The per-unit vectors."""
+        return self._part(self.form.vectors, len(self.form.bundles) + len(self.form.biases))
+
+    @property
+    def projection(self) -> Tensor | None:
+        """What the first state is multiplied with after each step, or None."""
+        return self.tensors[-1] if self.form.projects else None
 
 
 K = TypeVar("K", bound=Hashable)
@@ -132,10 +177,11 @@ class _Step:
         self.vectors = weights.vectors
         self.hidden_size = hidden_size
         self.products = _products(cell)
+        packs = weights.bundles, weights.biases
         self.rows = {
             product: tuple(
                 _rows(packed[product.bundle], cell.bundles[product.bundle], product.gates)
-                for packed in (weights.bundles, weights.biases)
+                for packed in packs
                 if product.bundle in packed
             )
             for product, _ in self.products.values()
@@ -206,7 +252,7 @@ def interpret_step(
     Returns:
         The new states, each (N, H_out).
     """
-    bound = Weights(dict(weights), dict(biases), dict(vectors), None)
+    bound = Weights.of(weights, biases, vectors)
     return _Step(cell, bound, states[-1].shape[-1])(x, states, {})
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple, cast
 
 from cellwright.graph.cell import INPUT, Cell
 from cellwright.graph.expr import topological
+from cellwright.graph.interpret import Form
 
 __all__ = ["Names", "can_project", "name_parameters", "shapes"]
 
@@ -29,6 +30,14 @@ class Names(NamedTuple):
         names = [name for _, name in (*self.bundles, *self.biases)]
         names += [self.projection] if self.projection is not None else []
         return names + [name for _, name in self.vectors]
+
+    def called(self) -> tuple[Form, tuple[str, ...]]:
+        """Return what the parameters are, and their names in the order of a call."""
+        parts = self.bundles, self.biases, self.vectors
+        projection = () if self.projection is None else (self.projection,)
+        bundles, biases, vectors = (tuple(kind for kind, _ in part) for part in parts)
+        form = Form(bundles, biases, vectors, bool(projection))
+        return form, (*(name for part in parts for _, name in part), *projection)
 
 
 def name_parameters(cell: Cell, layer: int, direction: int, *, bias: bool, project: bool) -> Names:

@@ -107,15 +107,12 @@ class Recurrent(Module):
         self._state_rows = self._directions * num_layers
         self._several = len(cell.states) > 1
         self._state_sizes = (proj_size or hidden_size, *[hidden_size] * (len(cell.states) - 1))
-        self._names: list[list[Names]] = []
-        for layer in range(num_layers):
-            self._names.append(self._register(layer, {"device": device, "dtype": dtype}))
-        self._all_weights = [names.ordered() for layer in self._names for names in layer]
-        self._flat_weights_names = [name for names in self._all_weights for name in names]
+        names = [self._register(k, {"device": device, "dtype": dtype}) for k in range(num_layers)]
+        self._called = [[one.called() for one in layer] for layer in names]
+        self._all_weights = [one.ordered() for layer in names for one in layer]
+        self._flat_weights_names = [name for row in self._all_weights for name in row]
         self._first_name = next(iter(self._flat_weights_names), "")
-        self._vectors = {
-            n: cell.vectors[v] for row in self._names for d in row for v, n in d.vectors
-        }
+        self._vectors = {n: cell.vectors[v] for row in names for d in row for v, n in d.vectors}
         self.reset_parameters()
 
     def _register(self, layer: int, factory: dict[str, Any]) -> list[Names]:
@@ -270,30 +267,15 @@ class Recurrent(Module):
     def _weights(self, layer: int) -> list[Weights]:
         """Look up the parameters of a layer: on each call, for any may have been replaced."""
         held: Any = self._parameters
-        found: list[Weights] = []
         try:
-            for bundles, biases, vectors, projection in self._names[layer]:
-                weights = Weights({}, {}, {}, None)  # filled by loops, cheaper than comprehensions
-                for bundle, name in bundles:
-                    weights.bundles[bundle] = held[name]
-                for bundle, name in biases:
-                    weights.biases[bundle] = held[name]
-                for vector, name in vectors:
-                    weights.vectors[vector] = held[name]
-                if projection is not None:
-                    weights.projection = held[projection]
-                found.append(weights)
+            return [
+                Weights(form, [held[name] for name in names]) for form, names in self._called[layer]
+            ]
         except KeyError:  # parametrized, or replaced by a plain attribute
-            return [self._replaced(names) for names in self._names[layer]]
-        return found
-
-    def _replaced(self, names: Names) -> Weights:
-        return Weights(
-            {bundle: getattr(self, name) for bundle, name in names.bundles},
-            {bundle: getattr(self, name) for bundle, name in names.biases},
-            {vector: getattr(self, name) for vector, name in names.vectors},
-            None if names.projection is None else getattr(self, names.projection),
-        )
+            return [
+                Weights(form, [getattr(self, name) for name in names])
+                for form, names in self._called[layer]
+            ]
 
     def _first_weight(self, default: Tensor) -> Tensor:
         """Return a parameter, for its dtype and device; ``default`` if the cell has none."""
