@@ -26,6 +26,7 @@ _keeps_graph: Callable[[], bool] = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
 )
 """Whether the backward pass under way was told to keep its graph for another one."""
+_functorch = torch._C._functorch
 _NAMES = {getattr(torch, name): name for name in DTYPES}
 
 
@@ -74,7 +75,7 @@ def obstacle(x: Tensor, weights: Sequence[Weights]) -> str | None:
         return "torch.compile traces the layer as torch operations"
     if torch._C._get_tracing_state() is not None:
         return "torch.jit.trace records the layer as torch operations"
-    if torch._C._functorch.maybe_current_level() is not None:
+    if _functorch.maybe_current_level() is not None or _functorch.is_functorch_wrapped_tensor(x):
         return "torch.func transforms the layer"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode derivatives are asked for"
@@ -219,7 +220,8 @@ class _Layer(torch.autograd.Function):
         return None, *_backward(call, tensors, out, inner, cotangents, needs[0])
 
 
-_apply: Callable[..., tuple[Tensor, ...]] = _Layer.apply
+_apply: Callable[..., tuple[Tensor, ...]] = super(torch.autograd.Function, _Layer).apply
+"""What ``_Layer.apply`` calls in the end; what comes before is for torch.func, an obstacle here."""
 
 
 def _backward(
