@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from benchmarks.grid import CELLS, WORK_NAMES, Row, Variant
-from benchmarks.measure import Result, Times
 from benchmarks.memory import Memory, noise
 from benchmarks.startup import CACHED_LIMIT, COMPILE_LIMIT, IMPORT_LIMIT, Startup
+from cellwright.app.bench.measure import Result
+from cellwright.app.bench.row import CELLS, WORK_NAMES, Row, Variant
+from cellwright.app.bench.timing import Times
 
 FAILED = "FAILED"
 _NONE = "–"

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Budget, time_calls
+from cellwright.app.bench.timing import Budget, time_calls
+
+__all__ = ["available_cores", "describe", "load", "matrix_product_rate", "on_threads"]
 
 _ISA_FLAGS = ("sse4_2", "avx", "fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
 _RATE_SIZE = 1024
