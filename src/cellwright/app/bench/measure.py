@@ -29,7 +29,7 @@ class Result:
 
 
 def measure_row(
-    row: Row, ours: Library, theirs: Library, budget: Budget, rate_gflops: float
+    row: Row, ours: Library, theirs: Library, budget: Budget, rate_gflops: float | None = None
 ) -> Result:
     """Check that both agree, then time them; ``rate_gflops`` is the matrix-product rate."""
     try:
@@ -50,6 +50,6 @@ def measure_row(
         ratio=ratio,
         gflops=gflops,
         # The rate is of float32, so a share of it says nothing about float64.
-        share=gflops / rate_gflops if row.variant.dtype == "float32" else None,
+        share=gflops / rate_gflops if rate_gflops and row.variant.dtype == "float32" else None,
         reached=ratio >= row.target,
     )
