@@ -4,6 +4,7 @@ Shapes: L steps, N sequences, H_in input columns, K targets, P steps ahead (the 
 of the vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from cellwright.app.problem import Scaling
 from cellwright.app.schema import Schema, Task
 from cellwright.nn import Recurrent
 
-__all__ = ["QUANTILES", "Network", "Reading"]
+__all__ = ["QUANTILES", "Network", "Reading", "first_sequences", "flat_states", "map_states"]
 
 QUANTILES = (0.1, 0.5, 0.9)
 """What a forecast's last axis holds: the middle and an interval that holds 80 % of the values."""
@@ -123,6 +124,18 @@ class Network(nn.Module):
         h, states = self.recurrent(read, states)
         return self._each(h, data), states
 
+    def initial(self, sequences: int = 1) -> Any:
+        """The states at the beginning, zeros in the form that `forward` returns."""
+        design, parameter = self.design, self.readout.weight
+        directions = 1 + design.bidirectional
+        shape = (directions * design.num_layers, sequences, design.hidden_size)
+        zeros = tuple(parameter.new_zeros(shape) for _ in design.cell.states)
+        states = zeros if len(zeros) > 1 else zeros[0]
+        if self.schema.task is not Task.CLASSIFY:
+            return states
+        total = parameter.new_zeros(sequences, directions * design.hidden_size)
+        return Reading(states, total, total.new_zeros(sequences))
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of steps or sequences, in any number of axes "…".
 
@@ -170,3 +183,26 @@ class Network(nn.Module):
         change, below, above = read.unflatten(-1, shape).unbind(-1)
         middle = last.unsqueeze(-1) + change
         return torch.stack((middle - F.softplus(below), middle, middle + F.softplus(above)), dim=-1)
+
+
+def map_states(states: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The states that a Network returned, in the same form, with `change` made to each tensor."""
+    if isinstance(states, Tensor):
+        return change(states)
+    parts = [map_states(part, change) for part in states]
+    return Reading(*parts) if isinstance(states, Reading) else tuple(parts)
+
+
+def flat_states(states: Any) -> list[Tensor]:
+    """The tensors of the states that a Network returned, in the order of `map_states`."""
+    if isinstance(states, Tensor):
+        return [states]
+    return [state for part in states for state in flat_states(part)]
+
+
+def first_sequences(states: Any, count: int) -> Any:
+    """The states of the first `count` sequences alone."""
+    if isinstance(states, Reading):
+        inner = first_sequences(states.states, count)
+        return Reading(inner, states.total[:count], states.steps[:count])
+    return map_states(states, lambda state: state[:, :count].contiguous())
