@@ -22,7 +22,7 @@ from cellwright.app.training.loop import Loop, Progress, Update
 from cellwright.app.training.recipe import Recipe
 from cellwright.app.training.results import Run
 
-__all__ = ["Interrupted", "Progress", "Trained", "Update", "train"]
+__all__ = ["Interrupted", "Progress", "Trained", "Update", "initial_network", "train"]
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def train(
     fabric = _launch(devices, recipe)
     path = None if folder is None else checkpoint_path(folder)
     with torch.random.fork_rng(devices=[]), Interrupts() as interrupts:
-        torch.manual_seed(seed)
-        network = Network(problem.schema, design, problem.scaling)
+        network = initial_network(problem, design, seed)
         if make_recurrent is not None:
             network.recurrent = make_recurrent(network.recurrent)
         _warm_up(network, problem, recipe)
@@ -111,6 +110,13 @@ def train(
         if not finished or interrupts.pending:
             raise Interrupted(trained, path)
         return trained
+
+
+def initial_network(problem: Problem, design: Design, seed: int = 0) -> Network:
+    """The network that a training with this seed begins with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network(problem.schema, design, problem.scaling)
 
 
 def _trained(loop: Loop, seed: int) -> Trained:
