@@ -58,8 +58,11 @@ def _load(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except ValueError as error:
-        if "pickle" not in str(error):
-            raise InputError(f"expected a NumPy .npz file, but got: {error}", file=path) from error
+        if "Object arrays" not in str(error):
+            raise InputError(
+                "expected a NumPy .npz file, but got something else; write it with np.savez",
+                file=path,
+            ) from error
         raise InputError(
             "expected arrays of numbers, but got objects, which only unpickling could read and "
             "that may run code; save the sequences as np.savez(path, *sequences, y=y)",

@@ -48,7 +48,7 @@ def kind_of(table: Table, name: str) -> Kind:
         return Kind.NUMBER
     if dtype == pl.Null:
         return Kind.EMPTY
-    if dtype in {pl.Date, pl.Datetime}:
+    if isinstance(dtype, pl.Date | pl.Datetime):
         return Kind.TIME
     if isinstance(dtype, pl.Categorical | pl.Enum):
         return Kind.CATEGORY
