@@ -9,7 +9,7 @@ from tests.app.model.makers import make_model
 
 from cellwright.app.errors import InputError
 from cellwright.app.model.folder import Model
-from cellwright.app.running.generate import generate
+from cellwright.app.running import generate
 from cellwright.app.running.symbols import Symbols
 from cellwright.app.schema import Schema, Task
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from cellwright.app.data import encode
 from cellwright.app.errors import InputError
 from cellwright.app.model.folder import Model, load_model, save_model
-from cellwright.app.running import predict as module
-from cellwright.app.running.predict import predict
+from cellwright.app.running import predict
+from cellwright.app.running import prediction as module
 from cellwright.app.schema import Feature, Task
 
 

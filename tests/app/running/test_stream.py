@@ -9,8 +9,7 @@ from tests.app.model.makers import SCHEMAS, coupled, make_model
 from tests.app.running.tables import make_table, sequences
 
 from cellwright.app.errors import InputError
-from cellwright.app.running.predict import predict
-from cellwright.app.running.stream import Stream
+from cellwright.app.running import Stream, predict
 from cellwright.app.schema import Task
 from cellwright.cells import CELLS
 

@@ -135,21 +135,20 @@ class _Pass:
     def __init__(self, network: Network, inputs: Ragged) -> None:
         self.network = network
         self.inputs = inputs
+        self.lengths: list[int] = inputs.lengths.tolist()
         numbers = BATCH_NUMBERS // network.readout.out_features
         self.limit = max(1, min(BATCH_STEPS, numbers))
 
     def groups(self) -> Iterator[list[int]]:
         """Indices of sequences, longest first, of at most `limit` steps together, or one."""
-        lengths = self.inputs.lengths
         group: list[int] = []
         steps = 0
-        for index in lengths.argsort(descending=True, stable=True).tolist():
-            length = int(lengths[index])
-            if group and steps + length > self.limit:
+        for index in sorted(range(len(self.lengths)), key=lambda n: -self.lengths[n]):
+            if group and steps + self.lengths[index] > self.limit:
                 yield group
                 group, steps = [], 0
             group.append(index)
-            steps += length
+            steps += self.lengths[index]
         if group:
             yield group
 
@@ -170,7 +169,7 @@ class _Pass:
         outputs, _ = self.network(self._packed(group))
         starts = outputs.batch_sizes.cumsum(0) - outputs.batch_sizes  # of each step's rows
         for place, index in enumerate(group):
-            rows = starts[: int(self.inputs.lengths[index])] + place
+            rows = starts[: self.lengths[index]] + place
             yield index, outputs.data[rows if every_origin else rows[-1:]]
 
     def _quantiles_in_parts(self, index: int, every_origin: bool) -> Tensor:
@@ -183,7 +182,7 @@ class _Pass:
 
     def _fits(self, group: list[int]) -> bool:
         """Whether the group is read in one go."""
-        return self.network.design.bidirectional or len(self.inputs[group[0]]) <= self.limit
+        return self.network.design.bidirectional or self.lengths[group[0]] <= self.limit
 
     def _packed(self, group: list[int]) -> PackedSequence:
         return pack_sequence([self.inputs[index] for index in group])
