@@ -16,13 +16,16 @@ from typing import Any
 
 import torch
 
-from benchmarks import machine, report
-from benchmarks.grid import CELLS, MEMORY_SHAPES, Row, Work, target_rows, wide_rows
-from benchmarks.measure import QUICK, Budget, Result, measure_row
+from benchmarks import report
+from benchmarks.grid import MEMORY_SHAPES, target_rows, wide_rows
 from benchmarks.memory import Memory, measure_memory
 from benchmarks.startup import Startup, measure_import, measure_startup
 from benchmarks.subprocesses import ProbeError
-from benchmarks.workload import Library
+from cellwright.app.bench import machine
+from cellwright.app.bench.measure import Result, measure_row
+from cellwright.app.bench.row import CELLS, Row, Work
+from cellwright.app.bench.timing import QUICK, Budget
+from cellwright.app.bench.workload import Library
 
 PARTS = ("targets", "wide", "memory", "startup")
 _BUSY = 0.5

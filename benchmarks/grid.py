@@ -1,86 +1,8 @@
-"""What is timed: the rows with a target ratio, and the wider grid that may never fall under 1."""
+"""The rows with a target ratio, and the wider grid that may never fall under 1."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
 
-Cell = Literal["LSTM", "GRU", "RNN"]
-CELLS: tuple[Cell, ...] = ("LSTM", "GRU", "RNN")
-ROWS_PER_UNIT: dict[Cell, int] = {"LSTM": 4, "GRU": 3, "RNN": 1}
-
-Work = Literal["call", "forward", "train"]
-WORK_NAMES: dict[Work, str] = {
-    "call": "module call, no grad",
-    "forward": "forward",
-    "train": "training step",
-}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes in the order of the tables: input, hidden, batch, steps."""
-
-    input_size: int
-    hidden_size: int
-    batch: int
-    steps: int
-
-    def __str__(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}, {self.batch}, {self.steps}"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """How a row departs from one time-first, one-way float32 layer."""
-
-    name: str = "plain"
-    num_layers: int = 1
-    bidirectional: bool = False
-    batch_first: bool = False
-    packed: bool = False
-    dtype: Literal["float32", "float64"] = "float32"
-    relu: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement: a cell, a piece of work, its sizes, the threads, and the ratio to reach."""
-
-    grid: Literal["targets", "wide"]
-    cell: Cell
-    work: Work
-    shape: Shape
-    threads: int
-    target: float
-    variant: Variant = field(default_factory=Variant)
-
-    @property
-    def name(self) -> str:
-        """The text that ``--rows`` is matched against."""
-        return (
-            f"{self.grid} {self.cell} {self.work} {self.shape} {self.variant.name} "
-            f"threads={self.threads}"
-        )
-
-    @property
-    def lengths(self) -> list[int]:
-        """The valid steps of each sequence: mixed, unsorted and from 1 to T where packed."""
-        batch, steps = self.shape.batch, self.shape.steps
-        if not self.variant.packed:
-            return [steps] * batch
-        return [1 + (7 * row + steps - 1) % steps for row in range(batch)]
-
-    @property
-    def flops(self) -> int:
-        """Multiplications and additions of the matrix products; a backward pass is two more."""
-        directions = 2 if self.variant.bidirectional else 1
-        hidden, width, columns = self.shape.hidden_size, self.shape.input_size, 0
-        for _ in range(self.variant.num_layers):
-            columns += directions * (width + hidden)
-            width = directions * hidden
-        forward = 2 * ROWS_PER_UNIT[self.cell] * hidden * columns * sum(self.lengths)
-        return forward * (3 if self.work == "train" else 1)
-
+from cellwright.app.bench.row import CELLS, Row, Shape, Variant, Work
 
 # sizes, work, ratio to reach for LSTM, GRU, RNN, threads
 _TARGETS: tuple[tuple[Shape, Work, tuple[float, float, float], tuple[int, ...]], ...] = (

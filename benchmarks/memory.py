@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.grid import CELLS, Cell, Row, Shape
 from benchmarks.subprocesses import ProbeError, run_probe
-from benchmarks.workload import build
+from cellwright.app.bench.row import CELLS, Cell, Row, Shape
+from cellwright.app.bench.workload import build
 
 _MIB = 2**20
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

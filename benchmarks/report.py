@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from benchmarks.grid import CELLS, WORK_NAMES, Row, Variant
-from benchmarks.measure import Result, Times
 from benchmarks.memory import Memory, noise
 from benchmarks.startup import CACHED_LIMIT, COMPILE_LIMIT, IMPORT_LIMIT, Startup
+from cellwright.app.bench.machine import line as described
+from cellwright.app.bench.measure import Result
+from cellwright.app.bench.row import CELLS, WORK_NAMES, Row, Variant
+from cellwright.app.bench.timing import Times
 
 FAILED = "FAILED"
 _NONE = "–"
@@ -197,9 +199,4 @@ def machine_line(machine: Mapping[str, str | int | float], rates: Mapping[int, f
     products = ", ".join(
         f"{rate:.0f} GFLOP/s on {n} thread{'s' if n > 1 else ''}" for n, rate in rates.items()
     )
-    return (
-        f"{machine['cpu']} ({machine['isa']}), {machine['cores']} cores "
-        f"(load {machine['load']} at the start), {machine['os']}, "
-        f"Python {machine['python']}, torch {machine['torch']}, llvmlite {machine['llvmlite']}; "
-        f"matrix product 1024³ in float32: {products or 'not measured'}."
-    )
+    return f"{described(machine)}; matrix product 1024³ in float32: {products or 'not measured'}."

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.grid import CELLS, Cell, Row, Shape, Work
 from benchmarks.subprocesses import ProbeError, run_probe
-from benchmarks.workload import Library, Workload, build
+from cellwright.app.bench.row import CELLS, Cell, Row, Shape, Work
+from cellwright.app.bench.workload import Library, Workload, build
 
 COMPILE_LIMIT, CACHED_LIMIT, IMPORT_LIMIT = 1.0, 0.150, 0.3
 _SHAPE = Shape(128, 256, 32, 20)
@@ -69,12 +69,6 @@ def _probe_call(library_name: str, cell: Cell, work: Work, cache: Path) -> dict[
     return {"first": first, "again": again, "extra": extra, "new_files": new_files}
 
 
-def _probe_import(library_name: str) -> dict[str, float]:
-    """What importing our package adds to a process that has torch already."""
-    # This probe's own module has imported torch by now, which is the point.
-    return {"import": _seconds(lambda: importlib.import_module(library_name.partition(".")[0]))}
-
-
 def measure_startup(cell: Cell, work: Work, ours: str, repeats: int) -> Startup:
     """Medians over fresh processes, each with an empty cache folder and then with a filled one."""
     cold: list[dict[str, float]] = []
@@ -84,7 +78,7 @@ def measure_startup(cell: Cell, work: Work, ours: str, repeats: int) -> Startup:
             with tempfile.TemporaryDirectory() as cache:
                 for answers in (cold, cached):
                     answers.append(
-                        run_probe("benchmarks.startup", "call", ours, cell, work, cache,
+                        run_probe("benchmarks.startup", ours, cell, work, cache,
                                   CELLWRIGHT_CACHE_DIR=cache)
                     )  # fmt: skip
     except ProbeError as problem:
@@ -102,15 +96,11 @@ def measure_startup(cell: Cell, work: Work, ours: str, repeats: int) -> Startup:
 
 def measure_import(ours: str, repeats: int) -> float:
     """Median seconds that importing our package adds to importing torch."""
-    run_probe("benchmarks.startup", "import", ours)  # byte-compiles and fills the file cache
-    return median(run_probe("benchmarks.startup", "import", ours)["import"] for _ in range(repeats))
+    run_probe("benchmarks.importing", ours)  # byte-compiles and fills the file cache
+    return median(run_probe("benchmarks.importing", ours)["seconds"] for _ in range(repeats))
 
 
-def _main(what: str, library: str, *rest: str) -> None:
-    if what == "import":
-        print(json.dumps(_probe_import(library)))
-        return
-    cell_name, work_name, cache = rest
+def _main(library: str, cell_name: str, work_name: str, cache: str) -> None:
     cell = next(cell for cell in CELLS if cell == cell_name)
     work: Work = "train" if work_name == "train" else "forward"
     print(json.dumps(_probe_call(library, cell, work, Path(cache))))

@@ -10,9 +10,12 @@ import pytest
 import torch
 from benchmarks import __main__ as command
 from benchmarks import report
-from benchmarks.grid import CELLS, Row, Shape, Variant, target_rows, wide_rows
-from benchmarks.measure import Budget, Result, Times, interleave, measure_row, summarise
-from benchmarks.workload import build
+from benchmarks.grid import target_rows, wide_rows
+
+from cellwright.app.bench.measure import Result, measure_row
+from cellwright.app.bench.row import CELLS, Row, Shape, Variant
+from cellwright.app.bench.timing import Budget, Times, interleave, summarise
+from cellwright.app.bench.workload import build
 
 TINY = Budget(seconds=0.0, rounds=2, warmup_seconds=0.0)
 SMALL = Shape(3, 5, 4, 6)

@@ -39,6 +39,7 @@ STREET = [
 
 APP_STREET = [
     "errors",
+    "bench",
     "schema",
     "problem",
     "data",

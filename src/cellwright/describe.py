@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from cellwright.cells import CELLS
 from cellwright.graph.cell import INPUT, Cell
+from cellwright.printing.mathml import MATHML, aligned
 from cellwright.printing.naming import Equation, Reading
 from cellwright.printing.notation import LATEX, UNICODE, Notation, Printer
 
@@ -26,6 +27,7 @@ class Description:
         gates: the number of sigmoid gates.
         equations: one step, a line an equation, in Unicode.
         latex: the same as an ``align*`` environment (package amsmath).
+        mathml: the same as a ``<math display="block">`` element, for a web page.
         parameters: the number of parameters of one layer in one direction, as a formula in I and H.
     """
 
@@ -36,6 +38,7 @@ class Description:
     gates: int
     equations: tuple[str, ...]
     latex: str
+    mathml: str
     parameters: str
 
     def count(self, input_size: int, hidden_size: int, bias: bool = True) -> int:
@@ -83,7 +86,8 @@ def describe(
     _check(found, width, hidden)
     reading = Reading(found)
     lines = [_line(equation, reading, UNICODE, bias) for equation in reading.equations]
-    aligned = [_line(equation, reading, LATEX, bias) for equation in reading.equations]
+    latex = [_line(equation, reading, LATEX, bias) for equation in reading.equations]
+    mathml = [_line(equation, reading, MATHML, bias) for equation in reading.equations]
     return Description(
         cell=found,
         input_size=width,
@@ -92,8 +96,9 @@ def describe(
         gates=reading.gates,
         equations=tuple(f"{left} = {right}" for left, right in lines),
         latex="\\begin{align*}\n"
-        + " \\\\\n".join(f"{left} &= {right}" for left, right in aligned)
+        + " \\\\\n".join(f"{left} &= {right}" for left, right in latex)
         + "\n\\end{align*}",
+        mathml=aligned(mathml),
         parameters=_formula(found, bias),
     )
 

@@ -10,6 +10,7 @@ import torch
 from cellwright.graph.derive import RULES
 from cellwright.graph.interpret import MEANINGS
 from cellwright.graph.ops import ELEMENTWISE, LEAVES
+from cellwright.printing.mathml import TEMPLATES
 
 POINTS = [-3.0, -1.0, -0.25, 0.0, 0.5, 1.0, 2.0, 30.0]
 
@@ -17,6 +18,7 @@ POINTS = [-3.0, -1.0, -0.25, 0.0, 0.5, 1.0, 2.0, 30.0]
 def test_every_operation_is_derived_interpreted_and_emitted() -> None:
     assert set(RULES) == set(ELEMENTWISE)
     assert set(MEANINGS) == set(ELEMENTWISE)
+    assert set(TEMPLATES) == set(ELEMENTWISE)
     if importlib.util.find_spec("cellwright.cpu") is not None:  # the machine code's own table
         assert set(importlib.import_module("cellwright.cpu.vecmath").EMITTERS) == set(ELEMENTWISE)
     assert not set(LEAVES) & set(ELEMENTWISE)
@@ -40,7 +42,7 @@ def test_a_number_means_what_a_tensor_means(op: str) -> None:
 def test_the_templates_take_as_many_operands_as_the_operation(op: str) -> None:
     entry = ELEMENTWISE[op]
     names = ["first", "second"][: entry.arity]
-    for template in (entry.unicode, entry.latex):
+    for template in (entry.unicode, entry.latex, TEMPLATES[op]):
         written = template.format(*names)
         assert all(written.count(name) == 1 for name in names)
         assert written.count("{") == written.count("}")

@@ -1,21 +1,48 @@
 """What a cell is once its equations have been read."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import cast
 
 from cellwright.graph.expr import Expr, leaf, topological
+from cellwright.graph.ops import ELEMENTWISE
 
-__all__ = ["INPUT", "Cell", "projection"]
+__all__ = ["ARITHMETIC", "INPUT", "Cell", "bundle_of", "projection"]
 
 INPUT = "x"
 """The bundle name of the projections of the input, whatever the function calls its argument."""
+
+ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg"})
+"""What joins values without bending them: all other operations are nonlinearities."""
 
 
 def projection(e: Expr) -> tuple[str, str]:
     """Return the (bundle, gate) of a ``project`` node."""
     return cast("tuple[str, str]", e.value)
+
+
+def bundle_of(source: Expr, states: Sequence[str]) -> str:
+    """Name the weights of a projection after the state that its source reads elementwise.
+
+    In (sigmoid(x.r + p * c) * h).n that is h: what a nonlinearity reads counts only where
+    nothing stands outside of one.
+    """
+    direct = _read(source, ARITHMETIC) or _read(source, ELEMENTWISE)
+    named = [state for state in states if leaf("state", state) in direct]
+    return named[0] if named else INPUT if direct else states[0]
+
+
+def _read(source: Expr, within: Container[str]) -> set[Expr]:
+    """Return the bare input and states that ``source`` reads through operations ``within``."""
+    seen: set[Expr] = set()
+    stack = [source]
+    while stack:
+        e = stack.pop()
+        if e not in seen:
+            seen.add(e)
+            stack.extend(e.args if e.op in within else ())
+    return {e for e in seen if e.op in ("input", "state")}
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 import inspect
 import linecache
 import sys
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from numbers import Real
 from typing import NoReturn, overload
 
 from cellwright.errors import CellError
-from cellwright.graph.cell import INPUT, Cell, projection
+from cellwright.graph.cell import ARITHMETIC, INPUT, Cell, bundle_of, projection
 from cellwright.graph.expr import Expr, const, leaf, node, topological
-from cellwright.graph.ops import ELEMENTWISE
 from cellwright.graph.simplify import simplify
 
 __all__ = [
@@ -201,7 +200,7 @@ class _Tracer:
         self.sources: dict[tuple[str, str], Expr] = {}
 
     def project(self, source: Expr, gate: str) -> Expr:
-        bundle = self._bundle(source)
+        bundle = bundle_of(source, self.states)
         known = self.sources.setdefault((bundle, gate), source)
         if known is not source:
             _fail(
@@ -211,32 +210,6 @@ class _Tracer:
         if gate not in self.gates:
             self.gates.append(gate)
         return node("project", (source,), (bundle, gate))
-
-    def _bundle(self, source: Expr) -> str:
-        """Name the weights of a projection after the state that its source reads elementwise.
-
-        In (sigmoid(x.r + p * c) * h).n that is h: what a nonlinearity reads counts only where
-        nothing stands outside of one.
-        """
-        direct = _read(source, ARITHMETIC) or _read(source, ELEMENTWISE)
-        named = [state for state in self.states if leaf("state", state) in direct]
-        return named[0] if named else INPUT if direct else self.states[0]
-
-
-ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg"})
-"""What joins values without bending them: all other operations are nonlinearities."""
-
-
-def _read(source: Expr, within: Container[str]) -> set[Expr]:
-    """Return the bare input and states that ``source`` reads through operations ``within``."""
-    seen: set[Expr] = set()
-    stack = [source]
-    while stack:
-        e = stack.pop()
-        if e not in seen:
-            seen.add(e)
-            stack.extend(e.args if e.op in within else ())
-    return {e for e in seen if e.op in ("input", "state")}
 
 
 @overload

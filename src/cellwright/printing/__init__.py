@@ -1,1 +1,1 @@
-"""Cells as equations to read, in Unicode and LaTeX."""
+"""Cells as equations to read, in Unicode, LaTeX and MathML."""

@@ -1,4 +1,4 @@
-"""Two ways to write the same equations: plain Unicode and LaTeX."""
+"""Writing equations: the printer, and the notations plain Unicode and LaTeX."""
 
 import math
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from cellwright.graph.expr import Expr
 from cellwright.graph.ops import ELEMENTWISE
 from cellwright.printing.naming import Name, composite
 
-__all__ = ["LATEX", "UNICODE", "Notation", "Printer"]
+__all__ = ["GREEK", "LATEX", "UNICODE", "Notation", "Printer", "digits"]
 
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa mu nu xi rho sigma tau phi chi psi"
 )
 GREEK = frozenset({*_GREEK.split(), "omega"})
-"""Names that LaTeX writes as letters."""
+"""Names that are written as letters where the notation can."""
 
 
 class Notation(Protocol):
@@ -42,8 +42,30 @@ class Notation(Protocol):
     def encloses(self, op: str) -> bool:
         """Whether the operation's own signs bracket its operands."""
 
+    def product(self, matrix: str, vector: str) -> str:
+        """Write a matrix product."""
 
-class _Unicode:
+    def brackets(self, text: str) -> str:
+        """Write ``text`` in round brackets."""
+
+    def is_negative(self, text: str) -> bool:
+        """Whether ``text`` begins with a minus sign."""
+
+
+class _Line:
+    """What notations on a line of text share."""
+
+    def product(self, matrix: str, vector: str) -> str:
+        return f"{matrix} {vector}"
+
+    def brackets(self, text: str) -> str:
+        return f"({text})"
+
+    def is_negative(self, text: str) -> bool:
+        return text.startswith(("-", "−"))
+
+
+class _Unicode(_Line):
     def at(self, name: Name, time: str = "t") -> str:
         mark = name.mark.replace("'", "′").replace("~", "\N{COMBINING TILDE}")
         return f"{name.base}{mark}_{time}" if time == "t" else f"{name.base}{mark}_{{{time}}}"
@@ -56,7 +78,7 @@ class _Unicode:
         return f"{letter}_{bundle}{gate}" if short else f"{letter}_{{{bundle},{gate}}}"
 
     def number(self, value: float) -> str:
-        return _digits(value).replace("-", "−").replace("inf", "∞")
+        return digits(value).replace("-", "−").replace("inf", "∞")
 
     def template(self, op: str) -> str:
         return "{} · {}" if op == "scale" else ELEMENTWISE[op].unicode
@@ -68,7 +90,7 @@ class _Unicode:
         return ELEMENTWISE[op].precedence == 9
 
 
-class _Latex:
+class _Latex(_Line):
     def at(self, name: Name, time: str = "t") -> str:
         base, *subscripts = self._parts(name.base)
         accented = rf"\tilde{{{base}}}" if name.mark == "~" else base + name.mark
@@ -84,7 +106,7 @@ class _Latex:
         return self._subscripted(letter, parts)
 
     def number(self, value: float) -> str:
-        mantissa, _, exponent = _digits(value).replace("inf", r"\infty").partition("e")
+        mantissa, _, exponent = digits(value).replace("inf", r"\infty").partition("e")
         if not exponent:
             return mantissa if mantissa != "nan" else r"\mathrm{nan}"
         power = f"10^{{{int(exponent)}}}"
@@ -117,7 +139,8 @@ class _Latex:
         return f"{base}_{{{inner}}}" if len(inner) > 1 else f"{base}_{inner}" if inner else base
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
+    """Return a number as few digits tell it, a whole one without a point."""
     whole = math.isfinite(value) and value.is_integer() and abs(value) < 1e16
     return str(int(value)) if whole else repr(value)
 
@@ -147,7 +170,7 @@ class Printer:
         if e in self.names:
             return self.notation.at(self.names[e])
         text, precedence = self._text(e)
-        return text if precedence >= least else f"({text})"
+        return text if precedence >= least else self.notation.brackets(text)
 
     def _text(self, e: Expr) -> tuple[str, int]:
         match e.op:
@@ -166,11 +189,12 @@ class Printer:
 
     def _projection(self, e: Expr) -> tuple[str, int]:
         bundle, gate = projection(e)
-        product = f"{self.notation.parameter('W', bundle, gate)} {self(e.args[0], 9)}"
+        matrix = self.notation.parameter("W", bundle, gate)
+        product = self.notation.product(matrix, self(e.args[0], 9))
         if not self.bias:
             return product, ELEMENTWISE["mul"].precedence
         bias = self.notation.parameter("b", bundle, gate)
-        return f"{product} + {bias}", ELEMENTWISE["add"].precedence
+        return self.notation.template("add").format(product, bias), ELEMENTWISE["add"].precedence
 
     def _operation(self, e: Expr) -> tuple[str, int]:
         precedence = ELEMENTWISE[e.op].precedence
@@ -182,7 +206,8 @@ class Printer:
         operands = [self(left, self._least(e.op, left))]
         for arg in others:
             right = self(arg, self._least(e.op, arg) + (e.op == "sub"))
-            operands.append(f"({right})" if right.startswith(("-", "−")) else right)
+            negative = self.notation.is_negative(right)
+            operands.append(self.notation.brackets(right) if negative else right)
         return template.format(*operands), precedence
 
     @staticmethod

@@ -29,7 +29,7 @@ class Design:
     @property
     def label(self) -> str:
         """What tables call it: "GRU", "Bi-LSTM", a user's own cell by its name."""
-        bundled = CELLS.get(self.cell.name) is self.cell
+        bundled = CELLS.get(self.cell.name) == self.cell
         name = {"rnn_tanh": "RNN", "rnn_relu": "RNN (relu)"}.get(
             self.cell.name, self.cell.name.upper() if bundled else self.cell.name
         )

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from benchmarks.grid import Row
+from cellwright.app.bench.row import Row
+
+__all__ = ["Library", "Workload", "build"]
 
 SEED = 20150
 
@@ -17,11 +19,11 @@ class Library(Protocol):
     """A module with recurrent layers under torch.nn's names: ``torch.nn`` or a rival of it."""
 
     @property
-    def LSTM(self) -> Callable[..., Any]: ...  # noqa: N802
+    def LSTM(self) -> Callable[..., Any]: ...  # noqa: D102, N802
     @property
-    def GRU(self) -> Callable[..., Any]: ...  # noqa: N802
+    def GRU(self) -> Callable[..., Any]: ...  # noqa: D102, N802
     @property
-    def RNN(self) -> Callable[..., Any]: ...  # noqa: N802
+    def RNN(self) -> Callable[..., Any]: ...  # noqa: D102, N802
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Timing rivals call by call, and what a row's times come to."""
+"""Timing rivals call by call."""
 
 import gc
 import time
@@ -7,11 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
-import torch
-
-from benchmarks import agreement
-from benchmarks.grid import Row
-from benchmarks.workload import Library, build
+__all__ = ["QUICK", "Budget", "Times", "interleave", "summarise", "time_calls"]
 
 
 @dataclass(frozen=True)
@@ -35,22 +31,6 @@ class Times:
     low: float
     high: float
     calls: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """A row's outcome; with ``failure`` set there are no times."""
-
-    row: Row
-    failure: str | None = None
-    error: float | None = None
-    ours: Times | None = None
-    torch: Times | None = None
-    ratio: float | None = None
-    gflops: float | None = None
-    share: float | None = None
-    reached: bool | None = None
-    scaling: float | None = None
 
 
 def quantile(sorted_values: Sequence[float], q: float) -> float:
@@ -109,30 +89,3 @@ def interleave(rivals: Sequence[Callable[[], object]], budget: Budget) -> list[l
 def time_calls(call: Callable[[], object], budget: Budget) -> Times:
     """Time one call without rivals."""
     return summarise(interleave([call], budget)[0])
-
-
-def measure_row(
-    row: Row, ours: Library, theirs: Library, budget: Budget, rate_gflops: float
-) -> Result:
-    """Check that both agree, then time them; ``rate_gflops`` is the matrix-product rate."""
-    try:
-        mine, reference = build(ours, row), build(theirs, row)
-        error = agreement.check(mine, reference)
-        with torch.set_grad_enabled(row.work == "train"):
-            times = interleave([mine.timed(), reference.timed()], budget)
-    except Exception as problem:  # one broken row must not hide the others
-        return Result(row, failure=f"{type(problem).__name__}: {problem}")
-    our_times, torch_times = (summarise(seconds) for seconds in times)
-    ratio = torch_times.median / our_times.median
-    gflops = row.flops / our_times.median / 1e9
-    return Result(
-        row=row,
-        error=error,
-        ours=our_times,
-        torch=torch_times,
-        ratio=ratio,
-        gflops=gflops,
-        # The rate is of float32, so a share of it says nothing about float64.
-        share=gflops / rate_gflops if row.variant.dtype == "float32" else None,
-        reached=ratio >= row.target,
-    )

@@ -2,14 +2,16 @@
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Budget, time_calls
+from cellwright.app.bench.timing import Budget, time_calls
+
+__all__ = ["available_cores", "describe", "line", "load", "matrix_product_rate", "on_threads"]
 
 _ISA_FLAGS = ("sse4_2", "avx", "fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
 _RATE_SIZE = 1024
@@ -58,6 +60,16 @@ def describe() -> dict[str, str | int | float]:
         "llvmlite": _version("llvmlite"),
         "cellwright": _version("cellwright"),
     }
+
+
+def line(described: Mapping[str, str | int | float]) -> str:
+    """What `describe` found, in a line."""
+    return (
+        f"{described['cpu']} ({described['isa']}), {described['cores']} cores "
+        f"(load {described['load']} at the start), {described['os']}, "
+        f"Python {described['python']}, torch {described['torch']}, "
+        f"llvmlite {described['llvmlite']}"
+    )
 
 
 def _set_affinity(cores: set[int]) -> None:

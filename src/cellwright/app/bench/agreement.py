@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.workload import Workload
+from cellwright.app.bench.workload import Workload
+
+__all__ = ["DisagreementError", "check"]
 
 # Largest difference allowed, relative to the largest magnitude of the reference tensor.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}

@@ -1,0 +1,1 @@
+"""Time Cellwright against torch.nn: `cellwright bench` and the repository's benchmarks."""

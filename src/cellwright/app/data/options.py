@@ -1,0 +1,53 @@
+"""What a user may say about the data; everything that is left out is inferred."""
+
+from dataclasses import dataclass
+
+from cellwright.app.schema import Missing, Task
+
+__all__ = ["Options"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Overrides of what `read_problem` infers. Every field may be left out.
+
+    Attributes:
+        task: what is learned.
+        targets: the column of labels, or the columns to forecast.
+        features: the only columns that are read; a forecast's targets are always among them.
+        exclude: columns that are not read.
+        series: the column that tells sequences apart.
+        time: the column that orders the steps.
+        split: the column whose values are train, validation and test.
+        frequency: time between two steps as Polars writes it, "1d".
+        calendar: keys of `schema.CALENDAR` that become inputs of a forecast.
+        horizon: how many steps ahead are forecast. Default: 1
+        season: steps of a season, for seasonal baselines.
+        missing: what is done about missing values. Default: they are an error
+        unit: of a text, "character" or "byte". Default: "character"
+        validation_share: share of the training data that is held out, where no split is given.
+            Default: 0.15; of a text 0.1. 0 for none
+        test_share: share of all data that is tested on, where no test is given. Default: 0.2; of
+            a text 0.1
+        seed: of the random split of sequences. Default: 0
+        stream_bytes: files larger than this stream from disk. Default: the environment's
+            CELLWRIGHT_STREAM_BYTES, or 256 MiB
+    """
+
+    task: Task | None = None
+    targets: tuple[str, ...] | None = None
+    features: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    series: str | None = None
+    time: str | None = None
+    split: str | None = None
+    frequency: str | None = None
+    calendar: tuple[str, ...] | None = None
+    horizon: int | None = None
+    season: int | None = None
+    missing: Missing = Missing.ERROR
+    unit: str | None = None
+    validation_share: float | None = None
+    test_share: float | None = None
+    seed: int = 0
+    stream_bytes: int | None = None
