@@ -12,6 +12,7 @@ from benchmarks import __main__ as command
 from benchmarks import report
 from benchmarks.grid import target_rows, wide_rows
 
+from cellwright.app.bench import timing
 from cellwright.app.bench.measure import Result, measure_row
 from cellwright.app.bench.row import CELLS, Row, Shape, Variant
 from cellwright.app.bench.timing import Budget, Times, interleave, summarise
@@ -46,13 +47,19 @@ def test_summary_of_times():
     assert summarise([7.0]) == Times(7.0, 7.0, 7.0, 1)
 
 
-def test_rivals_take_turns_in_alternating_order():
+def test_rivals_take_turns_in_alternating_order(monkeypatch):
+    monkeypatch.setattr(timing, "TURN_SECONDS", 0.0)  # a turn of one call
     seen = []
     times = interleave(
         [lambda: seen.append("a"), lambda: seen.append("b")], replace(TINY, rounds=4)
     )
     assert [len(each) for each in times] == [4, 4]
     assert "".join(seen[-8:]) == "abbaabba"
+
+
+def test_quick_rivals_call_several_times_a_turn():
+    times = interleave([lambda: None, lambda: None], replace(TINY, rounds=2))
+    assert all(len(each) > 10 for each in times)
 
 
 @pytest.mark.parametrize("cell", CELLS)

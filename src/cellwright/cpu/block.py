@@ -1,14 +1,13 @@
-"""A stage's work on one block of units: products into tiles, then the equations."""
+"""A stage's products on one block of units, into tiles; ``equations`` reads them there."""
 
 from collections.abc import Callable
 
 from cellwright.cpu.frame import Frame, Part, split
+from cellwright.cpu.levels import levels
 from cellwright.cpu.library import library_names
 from cellwright.cpu.simd import POINTER, Value
 from cellwright.cpu.tile import DOT
-from cellwright.cpu.vecmath import EMITTERS
-from cellwright.graph.expr import Expr, topological
-from cellwright.graph.schedule import Product, Read, Stage, Write
+from cellwright.graph.schedule import Product, Stage
 
 __all__ = ["Block"]
 
@@ -19,14 +18,14 @@ rows take turns with the same tile, whose weights are then still in the cache.""
 
 
 class Block:
-    """Emits a stage for ``vectors`` vectors from unit ``u`` on, ``valid`` units of which exist."""
+    """Emits them for ``vectors`` vectors from unit ``u`` on, ``valid`` units of which exist."""
 
     def __init__(self, frame: Frame, stage: Stage, u: Value, vectors: int, valid: int) -> None:
         self.frame, self.s, self.stage = frame, frame.s, stage
         self.u, self.vectors, self.valid = u, vectors, valid
         self.width = vectors * frame.s.lanes
         self.parts = split(stage, frame.program.units)
-        self.partial: dict[Write, Value] = {}
+        self.row_size = levels(stage).slots * self.width
 
     def multiply(self, offset: int, row: Value, count: Value) -> None:
         """Compute the tiles of ``count`` rows; the stage's packed weights start at ``offset``."""
@@ -48,7 +47,7 @@ class Block:
     def _place(self, i: Value, tile: Value) -> Value:
         """Return the address of a tile in row ``i`` of the chunk."""
         s = self.s
-        at = s.add(s.mul(i, self.stage.tiles * self.width), s.mul(tile, self.width))
+        at = s.add(s.mul(i, self.row_size), s.mul(tile, self.width))
         return s.at(self.frame.tiles, at)
 
     def _clear(self, tiles: list[int], count: Value) -> None:
@@ -112,10 +111,9 @@ class Block:
         def group(i: Value, size: Value) -> None:
             top = s.add(row, i)
             frame.put_rows(size, lambda j: frame.vector(p.source, s.add(top, j)))
-            stride = self.stage.tiles * self.width
             product = (weights, p.depth, tiles)
             results = self._place(i, tile)
-            frame.tile_call(self.vectors, results, stride, product, first, size, (i, count))
+            frame.tile_call(self.vectors, results, self.row_size, product, first, size, (i, count))
 
         frame.groups(count, group)
 
@@ -147,65 +145,3 @@ class Block:
                 s.loop(0, p.count, 1, tile)
 
             self._part(part, tiles)
-
-    def equations(self, row: Value, count: Value) -> None:
-        """Evaluate the stage's equations for the rows of a chunk.
-
-        What goes into a sum is added up over the chunk first: one long running sum over all rows
-        and steps would lose more digits.
-        """
-        s, frame = self.s, self.frame
-        sums = [w for w in self.stage.writes if frame.is_sum(w.buffer)]
-        self.partial = {w: s.at(frame.sums, j * self.width) for j, w in enumerate(sums)}
-        for w in sums:
-            for v in range(self.vectors):
-                s.store(s.constant(0.0), self.partial[w], v * s.lanes)
-        s.loop(0, count, 1, lambda i, _: self._row(row, i))
-        for w in sums:
-            total = s.at(frame.row(Read(w.buffer), row), s.add(self.u, w.column))
-            for v in range(self.vectors):
-                mask = s.mask(self.valid - v * s.lanes)
-                part = s.load(self.partial[w], v * s.lanes)
-                value = s.builder.fadd(s.load(total, v * s.lanes, mask), part)
-                s.store(value, total, v * s.lanes, mask)
-
-    def _row(self, row: Value, i: Value) -> None:
-        """Evaluate the equations for one row, a vector of units at a time."""
-        s, frame = self.s, self.frame
-        r = s.add(row, i)
-        tiles = s.at(frame.tiles, s.mul(i, self.stage.tiles * self.width))
-        places: dict[Read, Value] = {}
-        for v in range(self.vectors):
-            mask = s.mask(self.valid - v * s.lanes)
-            self._vector(tiles, places, r, v * s.lanes, mask)
-
-    def _vector(
-        self, tiles: Value, places: dict[Read, Value], r: Value, lane: int, mask: Value
-    ) -> None:
-        s = self.s
-        unit = s.add(self.u, lane)
-
-        def place(read: Read) -> Value:
-            key = Read(read.buffer, 0, read.when)
-            if key not in places:
-                places[key] = self.frame.row(key, r)
-            return s.at(places[key], s.add(unit, read.column))
-
-        values: dict[Expr, Value] = {}
-        for e in topological(w.value for w in self.stage.writes):
-            if e.op == "const":
-                values[e] = s.constant(e.value)  # type: ignore[arg-type]
-            elif e.op == "read":
-                assert isinstance(e.value, Read)
-                values[e] = s.load(place(e.value), 0, mask)
-            elif e.op == "tile":
-                values[e] = s.load(tiles, int(str(e.value)) * self.width + lane)
-            else:
-                values[e] = EMITTERS[e.op](s, *(values[arg] for arg in e.args))
-        for write in self.stage.writes:
-            value = values[write.value]
-            if write in self.partial:
-                part = self.partial[write]
-                s.store(s.builder.fadd(s.load(part, lane), value), part, lane)
-            else:
-                s.store(value, place(Read(write.buffer, write.column)), 0, mask)

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
+from cellwright.cpu.levels import levels
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.tile import TILE
 from cellwright.graph.schedule import Product, Program, Read, Stage
@@ -127,7 +128,7 @@ class Frame:
         self.spaces = {b.name: b for b in program.buffers}
         self.places: dict[str, Place] = {}
         self.end: Value = None  # one past this thread's last row at the present step
-        tiles = max(1, *(stage.tiles for stage in program.stages))
+        tiles = max(1, *(levels(stage).slots for stage in program.stages))
         per_row = tiles * self.block * s.scalar_bytes
         self.chunk = max(1, _TILE_BYTES // (per_row * s.target.rows)) * s.target.rows
         self.tiles = s.reserve(s.scalar, self.chunk * tiles * self.block)

@@ -3,6 +3,7 @@
 import llvmlite.ir as ir
 
 from cellwright.cpu.block import Block
+from cellwright.cpu.equations import Equations
 from cellwright.cpu.frame import Frame, depths, padded
 from cellwright.cpu.prelude import emit_prelude
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
@@ -69,7 +70,7 @@ class _Walk:
                 count = s.min(s.sub(frame.end, row), frame.chunk)
                 block = Block(frame, stage, u, vectors, valid)
                 block.multiply(offset, row, count)
-                block.equations(row, count)
+                Equations(frame, stage, u, vectors, valid).emit(row, count)
 
             s.loop(frame.low, frame.end, frame.chunk, chunk)
 

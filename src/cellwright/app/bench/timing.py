@@ -20,6 +20,8 @@ class Budget:
     warmup_seconds: float = 0.05
 
 
+TURN_SECONDS = 1e-3
+
 QUICK = Budget(seconds=0.05, rounds=3, warmup_seconds=0.0)
 
 
@@ -60,9 +62,11 @@ def _no_collections() -> Iterator[None]:
 
 
 def interleave(rivals: Sequence[Callable[[], object]], budget: Budget) -> list[list[float]]:
-    """Time rivals call by call, so that a drifting machine slows all of them alike.
+    """Time each call of rivals that take short turns: a drifting machine slows all of them alike.
 
-    Every other round runs in reverse order: none always follows the same other.
+    A turn is as many calls as fit into TURN_SECONDS, at least one: a program that calls a small
+    layer calls it again and again, and finds it in the caches. Every other round runs in reverse
+    order, so that none always follows the same other.
     """
     times: list[list[float]] = [[] for _ in rivals]
     clock = time.perf_counter
@@ -77,9 +81,12 @@ def interleave(rivals: Sequence[Callable[[], object]], budget: Budget) -> list[l
         start = clock()
         for done in range(1, budget.most_rounds + 1):
             for index, call in order:
-                before = clock()
-                call()
-                times[index].append(clock() - before)
+                after = begun = clock()
+                while after == begun or after - begun < TURN_SECONDS:
+                    before = clock()
+                    call()
+                    after = clock()
+                    times[index].append(after - before)
             order.reverse()
             if done >= budget.rounds and clock() - start >= budget.seconds:
                 break

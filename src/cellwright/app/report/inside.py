@@ -111,4 +111,4 @@ def _weights(recurrent: Recurrent, layer: int, direction: int) -> Weights:
         {key: recurrent.get_parameter(name) for key, name in pairs}
         for pairs in (names.bundles, names.biases, names.vectors)
     ]
-    return Weights(*held, None)
+    return Weights.of(*held)

@@ -1,0 +1,105 @@
+"""A stage's equations on one block of units: from tiles and memory to what the stage writes."""
+
+from cellwright.cpu.frame import Frame
+from cellwright.cpu.levels import Level, levels
+from cellwright.cpu.simd import Value
+from cellwright.cpu.vecmath import EMITTERS
+from cellwright.graph.expr import Expr
+from cellwright.graph.schedule import Read, Stage, Write
+
+__all__ = ["Equations"]
+
+
+class Equations:
+    """Emits them for ``vectors`` vectors from unit ``u`` on, ``valid`` units of which exist."""
+
+    def __init__(self, frame: Frame, stage: Stage, u: Value, vectors: int, valid: int) -> None:
+        self.frame, self.s, self.stage = frame, frame.s, stage
+        self.u, self.vectors, self.valid = u, vectors, valid
+        self.width = vectors * frame.s.lanes
+        self.levels = levels(stage)
+        self.partial: dict[Write, Value] = {}
+
+    def emit(self, row: Value, count: Value) -> None:
+        """Evaluate the equations for the ``count`` rows of a chunk.
+
+        What goes into a sum is added up over the chunk first: one long running sum over all rows
+        and steps would lose more digits.
+        """
+        s, frame = self.s, self.frame
+        sums = [w for w in self.stage.writes if frame.is_sum(w.buffer)]
+        self.partial = {w: s.at(frame.sums, j * self.width) for j, w in enumerate(sums)}
+        for w in sums:
+            for v in range(self.vectors):
+                s.store(s.constant(0.0), self.partial[w], v * s.lanes)
+        for level in self.levels.levels:
+            s.loop(0, count, 1, lambda i, _, level=level: self._row(level, row, i))  # type: ignore[misc]
+        for w in sums:
+            total = s.at(frame.row(Read(w.buffer), row), s.add(self.u, w.column))
+            for v in range(self.vectors):
+                mask = s.mask(self.valid - v * s.lanes)
+                part = s.load(self.partial[w], v * s.lanes)
+                value = s.builder.fadd(s.load(total, v * s.lanes, mask), part)
+                s.store(value, total, v * s.lanes, mask)
+
+    def _row(self, level: Level, row: Value, i: Value) -> None:
+        """Evaluate a level for one row, a vector of units at a time."""
+        s = self.s
+        tiles = s.at(self.frame.tiles, s.mul(i, self.levels.slots * self.width))
+        lanes = _Lanes(self, tiles, s.add(row, i))
+        for v in range(self.vectors):
+            lanes.start, lanes.mask = v * s.lanes, s.mask(self.valid - v * s.lanes)
+            lanes.emit(level)
+
+
+class _Lanes:
+    """One row of a block, of which one vector is evaluated after the other."""
+
+    start: int
+    mask: Value
+
+    def __init__(self, equations: Equations, tiles: Value, row: Value) -> None:
+        self.equations, self.s = equations, equations.s
+        self.tiles, self.row = tiles, row
+        self.places: dict[Read, Value] = {}
+
+    def emit(self, level: Level) -> None:
+        """Evaluate a level for the present vector."""
+        s = self.s
+        values = {e: s.load(self.tiles, self._slot(number)) for e, number in level.loads.items()}
+        for e in level.order:
+            values[e] = self._evaluate(e, values)
+        for e, number in level.stores.items():
+            s.store(values[e], self.tiles, self._slot(number))
+        for write in level.writes:
+            self._write(write, values[write.value])
+
+    def _evaluate(self, e: Expr, values: dict[Expr, Value]) -> Value:
+        s = self.s
+        match e.op:
+            case "const":
+                return s.constant(e.value)  # type: ignore[arg-type]
+            case "read":
+                assert isinstance(e.value, Read)
+                return s.load(self._place(e.value), 0, self.mask)
+            case "tile":
+                return s.load(self.tiles, self._slot(int(str(e.value))))
+        return EMITTERS[e.op](s, *(values[arg] for arg in e.args))
+
+    def _write(self, write: Write, value: Value) -> None:
+        s, part = self.s, self.equations.partial.get(write)
+        if part is not None:
+            s.store(s.builder.fadd(s.load(part, self.start), value), part, self.start)
+        else:
+            s.store(value, self._place(Read(write.buffer, write.column)), 0, self.mask)
+
+    def _slot(self, number: int) -> int:
+        return number * self.equations.width + self.start
+
+    def _place(self, read: Read) -> Value:
+        """Return the address of the present vector of what is read."""
+        key = Read(read.buffer, 0, read.when)
+        if key not in self.places:
+            self.places[key] = self.equations.frame.row(key, self.row)
+        unit = self.s.add(self.equations.u, self.start)
+        return self.s.at(self.places[key], self.s.add(unit, read.column))
