@@ -1,8 +1,9 @@
 """A trained model as a folder: `model.json` and `weights.safetensors`. Loading runs no code.
 
 `model.json` holds the design with its cell's graph, the schema, the scaling and what is known of
-the training, and the SHA-256 of both parts. It is written last, so that weights without the
-description that belongs to them are never taken for a model.
+the training, and the SHA-256 of both parts. When a model takes the place of another, its weights
+are first written beside the other's, and `model.json` is the one step from the old to the new: a
+kill at any moment leaves one of the two, whole.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ __all__ = ["DESCRIPTION", "WEIGHTS", "Model", "load_model", "save_model"]
 
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"
+NEXT_WEIGHTS = "weights.next.safetensors"
 
 FORMAT = "cellwright model"
 FORMAT_VERSION = 1
@@ -87,8 +89,9 @@ def save_model(model: Model, folder: str | Path) -> None:
     text = json.dumps(values, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / WEIGHTS, weights)
+        atomic_write(folder / NEXT_WEIGHTS, weights)
         atomic_write(folder / DESCRIPTION, text.encode())
+        (folder / NEXT_WEIGHTS).replace(folder / WEIGHTS)
     except OSError as error:
         raise InputError(
             f"expected a folder to write a model into, but got: {error.strerror}; name another one",
@@ -113,7 +116,7 @@ def load_model(folder: str | Path) -> Model:
         raise InputError(
             f"expected the description of a model, but {error}; train it again", file=path
         ) from error
-    tensors = _read_weights(folder / WEIGHTS, values["sha256"].get(WEIGHTS))
+    tensors = _read_weights(folder, values["sha256"].get(WEIGHTS))
     network = _network(described, tensors, folder / WEIGHTS)
     return Model(network, described.schema, described.scaling, described.about)
 
@@ -166,22 +169,33 @@ def _checked_body(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return body
 
 
-def _read_weights(path: Path, digest: object) -> dict[str, Tensor]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
+def _read_weights(folder: Path, digest: object) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    data = _bytes_with(folder / NEXT_WEIGHTS, digest)  # there if a save was cut short at its end
+    if data is None:
+        data = _bytes_with(path, digest)
+    if data is None and not path.is_file():
         raise InputError(
-            f"expected the weights of a model, but got: {error.strerror}; copy the whole folder, "
+            "expected the weights of a model, but there is no such file; copy the whole folder, "
             "or train the model again",
             file=path,
-        ) from error
-    if digest != _digest(data):
+        )
+    if data is None:
         _altered(path, f"its checksum is not the one in {DESCRIPTION}")
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         _altered(path, f"expected tensors of safetensors, but got: {error}")
     return tensors
+
+
+def _bytes_with(path: Path, digest: object) -> bytes | None:
+    """The content of `path`, if it is there and has this SHA-256."""
+    try:
+        data = path.read_bytes() if path.is_file() else None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from error
+    return None if data is None or _digest(data) != digest else data
 
 
 def _network(described: Description, tensors: Mapping[str, Tensor], path: Path) -> Network:
