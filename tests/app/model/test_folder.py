@@ -85,6 +85,14 @@ def test_a_schema_with_everything_and_float64_scaling_come_back(tmp_path: Path) 
     same(load_model(tmp_path), written)
 
 
+@pytest.mark.parametrize("task", Task)
+def test_a_model_of_float64_comes_back(task: Task, tmp_path: Path) -> None:
+    written = make_model(task)
+    written.network.double()
+    save_model(written, tmp_path)
+    same(load_model(tmp_path), written)
+
+
 def test_a_two_way_model_comes_back(tmp_path: Path) -> None:
     written = make_model(Task.CLASSIFY, "lstm", bidirectional=True)
     save_model(written, tmp_path)

@@ -46,7 +46,7 @@ class Model:
     """A trained network and all that it takes to use it on other data.
 
     Attributes:
-        network: in the mode for evaluation once it is loaded.
+        network: of float32 or float64; in the mode for evaluation once it is loaded.
         schema: how a table or a text is read.
         scaling: of the training part; None for text.
         about: plain JSON values on the training: "command", "metrics" and what else there is to
@@ -204,10 +204,12 @@ def _network(described: Description, tensors: Mapping[str, Tensor], path: Path) 
     What they must be comes from a network without memory: a size that is absurd costs nothing.
     """
     schema, design, scaling = described.schema, described.design, described.scaling
+    doubles = [tensor.dtype is torch.float64 for tensor in tensors.values()]
+    dtype = torch.float64 if doubles and all(doubles) else torch.float32
     try:
         bare = None if scaling is None else _moved(scaling, "meta")
         with torch.device("meta"):
-            expected = Network(schema, design, bare).state_dict()
+            expected = Network(schema, design, bare).to(dtype).state_dict()
     except (CellError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(
             f"expected a network that can be made, but {error}; train it again",
@@ -215,7 +217,7 @@ def _network(described: Description, tensors: Mapping[str, Tensor], path: Path) 
         ) from error
     _check_tensors(expected, tensors, path)
     with torch.random.fork_rng(devices=[]):  # a user's seed is not spent on weights to replace
-        network = Network(schema, design, scaling)
+        network = Network(schema, design, scaling).to(dtype)
     network.load_state_dict(dict(tensors))
     return network.eval()
 
