@@ -119,9 +119,9 @@ def test_maps_are_read_with_the_keyboard(chrome: Browser, pages: dict[str, str])
     chrome.press(".network:not([hidden]) [data-map]", "\ue014")
     first = chrome.ask(read)
     assert first.startswith("r_t of unit ")
-    assert " at 2: " in first
+    assert " at step 2: " in first
     chrome.press(".network:not([hidden]) [data-map]", "\ue014", "\ue015")
-    assert " at 3: " in chrome.ask(read)
+    assert " at step 3: " in chrome.ask(read)
     assert chrome.ask(read) != first
 
 

@@ -33,6 +33,7 @@ def judged(networks: list[list[float]], baselines: list[float]) -> tuple[str, st
         ([[math.nan]], [], "No network was trained to the end."),
         ([], [2.5], "No network was trained to the end."),
         ([[2.0], [3.0]], [], "GRU is the best of 2 networks."),
+        ([[2.0]], [], "GRU was trained."),
     ],
 )
 def test_headlines(networks: list[list[float]], baselines: list[float], headline: str) -> None:
