@@ -28,7 +28,7 @@ def refused():
         with pytest.raises(InputError) as caught:
             call()
         message = str(caught.value)
-        assert place in message.split(": expected")[0], message
+        assert place in message.partition(": expected")[0], message
         assert re.search(r"expected .*(; |\bbut )", message, re.DOTALL), message
         for word in words:
             assert word in message, message

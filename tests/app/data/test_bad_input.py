@@ -3,11 +3,11 @@
 import numpy as np
 import polars as pl
 import pytest
+from tests.app.data.tables import daily, labelled
 
 from cellwright.app import data
 from cellwright.app.data import Options
 from cellwright.app.schema import Missing, Task
-from tests.app.data.tables import daily, labelled
 
 LOAD = Options(targets=("load",))
 LABEL = Options(targets=("label",))

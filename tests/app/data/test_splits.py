@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.app.data.tables import daily, labelled
 
 from cellwright.app import data
 from cellwright.app.data import Options
 from cellwright.app.schema import Missing
-from tests.app.data.tables import daily, labelled
 
 LABEL = Options(targets=("label",))
 

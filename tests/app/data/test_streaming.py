@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.app.data.tables import daily, labelled
 
 from cellwright.app import data
 from cellwright.app.data import Options, storage
 from cellwright.app.data import table as table_module
 from cellwright.app.schema import Missing
-from tests.app.data.tables import daily, labelled
 
 
 @pytest.fixture

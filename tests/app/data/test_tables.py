@@ -9,11 +9,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from tests.app.data.tables import daily, labelled
 
 from cellwright.app import data
 from cellwright.app.data import Options
-from tests.app.data.tables import daily, labelled
-
 
 ENDINGS = ["csv", "parquet", "jsonl", "ndjson"]
 WORDS = st.text(

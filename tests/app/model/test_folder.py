@@ -1,5 +1,6 @@
 """A model's folder: whole round trips, and an error with a remedy for all that is no model."""
 
+import copy
 import hashlib
 import json
 import math
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,7 +20,6 @@ import torch
 from tests.app.model.makers import SCHEMAS, coupled, make_model
 
 from cellwright.app.errors import InputError
-from cellwright.app.model import folder as folders
 from cellwright.app.model.folder import Model, load_model, save_model
 from cellwright.app.problem import Scaling
 from cellwright.app.schema import Feature, Missing, Schema, Task
@@ -80,6 +81,14 @@ def test_a_schema_with_everything_and_float64_scaling_come_back(tmp_path: Path) 
     base = make_model(schema=schema)
     scaling = Scaling(*(value.double() / 3 for value in vars(base.scaling).values()))
     written = Model(base.network, schema, scaling, {})
+    save_model(written, tmp_path)
+    same(load_model(tmp_path), written)
+
+
+@pytest.mark.parametrize("task", Task)
+def test_a_model_of_float64_comes_back(task: Task, tmp_path: Path) -> None:
+    written = make_model(task)
+    written.network.double()
     save_model(written, tmp_path)
     same(load_model(tmp_path), written)
 
@@ -252,6 +261,39 @@ def test_a_description_that_makes_no_sense(saved: Path, change: Any, message: st
         load_model(saved)
 
 
+OTHER: tuple[Any, ...] = (None, True, 0, -1, 3, 1.5, 10**19, "", "a", "text", "float64", [], {})
+OTHER += ([1], ["a"], [["a"]], {"a": 1}, [{"name": 3, "categories": [1]}])
+
+
+def replace_a_part(values: Any, random: Random) -> None:
+    """Replace or delete a part of JSON values, at any depth."""
+    while True:
+        key = random.choice(range(len(values)) if isinstance(values, list) else [*values])
+        inner = values[key]
+        if not isinstance(inner, dict | list) or not inner or random.random() < 0.4:
+            break
+        values = inner
+    if random.random() < 0.15:
+        del values[key]
+    else:
+        values[key] = copy.deepcopy(random.choice(OTHER))
+
+
+@pytest.mark.parametrize("task", Task)
+def test_any_replaced_part_gives_a_model_or_an_input_error(task: Task, tmp_path: Path) -> None:
+    save_model(make_model(task), tmp_path)
+    whole, random = (tmp_path / "model.json").read_text(), Random(f"parts of {task}")
+    refusals = 0
+    for _ in range(150):
+        (tmp_path / "model.json").write_text(whole)
+        resign(tmp_path, lambda body: replace_a_part(body, random))
+        try:
+            load_model(tmp_path)
+        except InputError:
+            refusals += 1
+    assert refusals > 50
+
+
 def test_a_description_that_lacks_something(saved: Path) -> None:
     for key in ("design", "schema", "scaling", "about"):
         save_model(make_model(), saved)
@@ -288,25 +330,45 @@ def test_weights_that_are_no_safetensors(saved: Path) -> None:
     refused(saved, "weights.safetensors: ", "expected tensors of safetensors")
 
 
-def test_a_training_that_dies_while_it_writes_leaves_no_half_model(saved: Path) -> None:
+def test_a_kill_at_any_moment_of_a_save_leaves_the_old_model_or_the_new(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
+        "from pathlib import Path\n"
         "from cellwright.app.model import folder\n"
         "from tests.app.model.makers import make_model\n"
-        "write = folder.atomic_write\n"
         "def dying(path, content):\n"
-        "    write(path, content)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    global left\n"
+        "    path.write_bytes(content)\n"
+        "    left -= 1\n"
+        "    if not left:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "folder.atomic_write = dying\n"
-        "folder.save_model(make_model(), sys.argv[1])\n"
+        "for left in (1, 2):\n"
+        "    for name in ('new', 'old'):\n"
+        "        child = os.fork()\n"
+        "        if not child:\n"
+        "            folder.save_model(make_model(cell='gru'), f'{sys.argv[1]}/{name}{left}')\n"
+        "        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
+    old = make_model()
+    for name in ("old1", "old2"):
+        save_model(old, tmp_path / name)
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
-    for target in (saved.with_name("new"), saved):
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(target)], env=os.environ | paths, check=False
-        )
-        assert done.returncode == -signal.SIGKILL
-        refused(target, "train")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env=os.environ | paths,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == 4 * [str(int(-signal.SIGKILL))]
+    refused(tmp_path / "new1", "it has no model.json")
+    same(load_model(tmp_path / "old1"), old)
+    for name in ("new2", "old2"):
+        assert load_model(tmp_path / name).network.design.cell is CELLS["gru"]
+        save_model(old, tmp_path / name)
+        same(load_model(tmp_path / name), old)
+        assert len(list((tmp_path / name).iterdir())) == 2
 
 
 def test_saving_where_a_file_is(tmp_path: Path) -> None:
@@ -323,11 +385,8 @@ def test_other_files_in_the_folder_stay(saved: Path) -> None:
     save_model(written, saved)
     same(load_model(saved), written)
     assert (saved / "checkpoint" / "state").read_text() == "kept"
-    assert sorted(p.name for p in saved.iterdir()) == [
-        "checkpoint",
-        folders.DESCRIPTION,
-        folders.WEIGHTS,
-    ]
+    names = ["checkpoint", "model.json", "weights.safetensors"]
+    assert sorted(path.name for path in saved.iterdir()) == names
 
 
 def test_the_file_reads_as_json_of_the_same_tasks(saved: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from cellwright.app.data import encode
 from cellwright.app.errors import InputError
 from cellwright.app.model.folder import Model, load_model, save_model
-from cellwright.app.running import predict
+from cellwright.app.running import Stream, predict
 from cellwright.app.running import prediction as module
 from cellwright.app.schema import Feature, Task
 
@@ -149,6 +149,28 @@ def test_a_loaded_model_predicts_the_same(tmp_path) -> None:
     table = make_table(model.schema)
     save_model(model, tmp_path)
     assert_frame_equal(predict(load_model(tmp_path), table), predict(model, table))
+
+
+@pytest.mark.parametrize("limit", [2**14, 4])
+@pytest.mark.parametrize("task", [Task.CLASSIFY, Task.FORECAST])
+def test_a_model_of_float64(task: Task, limit: int, monkeypatch) -> None:
+    model = make_model(task)
+    table = make_table(model.schema)
+    single = predict(model, table)
+    model.network.double()
+    monkeypatch.setattr(module, "BATCH_STEPS", limit)
+    double = predict(model, table)
+    assert pl.Float64 in double.dtypes
+    assert_frame_equal(double, single, check_dtypes=False, abs_tol=1e-5)
+    stream = Stream(model)
+    first = table.partition_by(model.schema.series or "", maintain_order=True)[0]
+    for row in first.iter_rows(named=True):
+        said = stream.step(row)
+    rows = double.filter(pl.col(model.schema.series or "") == first[model.schema.series or ""][0])
+    for name, value in said.items():
+        if not name.startswith("predicted"):
+            wanted = rows[name].to_list()
+            assert value == pytest.approx(wanted if len(wanted) > 1 else wanted[0], rel=1e-12)
 
 
 def test_a_missing_column_is_named() -> None:

@@ -1,6 +1,5 @@
 """NumPy `.npz` files as tables."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -55,22 +54,18 @@ def read_arrays(path: Path) -> Table:
 
 def _load(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except ValueError as error:
-        if "Object arrays" not in str(error):
+    except Exception as error:  # a damaged archive raises whatever its damage leads to
+        if "Object arrays" in str(error):
             raise InputError(
-                "expected a NumPy .npz file, but got something else; write it with np.savez",
+                "expected arrays of numbers, but got objects, which only unpickling could read "
+                "and that may run code; save the sequences as np.savez(path, *sequences, y=y)",
                 file=path,
             ) from error
         raise InputError(
-            "expected arrays of numbers, but got objects, which only unpickling could read and "
-            "that may run code; save the sequences as np.savez(path, *sequences, y=y)",
+            "expected a whole NumPy .npz file, but got something else; write it with np.savez",
             file=path,
-        ) from error
-    except (OSError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"expected a whole NumPy .npz file, but got: {error}; write it again", file=path
         ) from error
 
 

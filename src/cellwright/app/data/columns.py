@@ -8,11 +8,25 @@ from numpy.typing import NDArray
 
 from cellwright.app.data.table import Table, fail
 
-__all__ = ["Kind", "clean", "kind_of", "numbers", "texts", "time_format", "times", "typed"]
+__all__ = [
+    "LARGEST",
+    "MISSING_WORDS",
+    "Kind",
+    "clean",
+    "kind_of",
+    "numbers",
+    "texts",
+    "time_format",
+    "times",
+    "typed",
+]
 
 Floats = NDArray[np.float64]
 
 MISSING_WORDS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?", "-")
+LARGEST = 1e30
+"""Larger numbers are refused: scaled, they would come near what float32 can hold."""
+
 SAMPLE = 1000
 """Values that a column of text is judged by; one that fits them less is an error where it is."""
 
@@ -24,6 +38,9 @@ TIME_FORMATS = tuple(
     for date in DATE_FORMATS[:3]
     for between in (" ", "T")
 )
+
+
+FIRST_DAY, LAST_DAY = -719162, 2932896  # of the years 1 and 9999, from 1970 on
 
 
 class Kind(Enum):
@@ -71,7 +88,7 @@ def numbers(table: Table, column: pl.Series, start: int) -> Floats:
         start: the number of the first of them.
 
     Raises:
-        InputError: a value that is no number, or infinite.
+        InputError: a value that is no number, or too large for float32.
     """
     if column.dtype == pl.String:
         column = clean(column)
@@ -92,11 +109,12 @@ def numbers(table: Table, column: pl.Series, start: int) -> Floats:
             column.name,
         )
     found: Floats = values.cast(pl.Float64).to_numpy()
-    infinite = np.flatnonzero(np.isinf(found))
+    infinite = np.flatnonzero(np.abs(found) > LARGEST)
     if len(infinite):
         raise fail(
             table,
-            f"expected a finite number, but got {found[infinite[0]]}; correct it",
+            f"expected a finite number up to {LARGEST:g}, but got {found[infinite[0]]:g}; "
+            "correct it",
             start + int(infinite[0]),
             column.name,
         )
@@ -132,12 +150,12 @@ def times(table: Table, name: str) -> pl.Series:
             0,
             name,
         )
-    bad = parsed.is_null().arg_true()
+    bad = (parsed.is_null() | _beyond(parsed)).arg_true()
     if len(bad):
         row = int(bad[0])
         raise fail(
             table,
-            f"expected a time like the others, but got {column[row]!r}; correct it",
+            f"expected a time like the others, but got {_shown(column, row)}; correct it",
             row,
             name,
         )
@@ -199,6 +217,22 @@ def _times(table: Table, column: pl.Series) -> pl.Series:
         column = _parse(column, pattern)
     zone = getattr(column.dtype, "time_zone", None)
     return column.dt.convert_time_zone("UTC") if zone else column
+
+
+def _shown(column: pl.Series, row: int) -> str:
+    """A value for a message; a date that Python has not, by its number."""
+    return repr(column[row] if column.dtype == pl.String else column.to_physical()[row])
+
+
+def _beyond(moments: pl.Series) -> pl.Series:
+    """Which dates are not of the years 1 to 9999, which no text can be written of."""
+    if not moments.dtype.is_temporal():
+        return moments.is_null()
+    unit = getattr(moments.dtype, "time_unit", None)
+    days = moments.to_physical() // {None: 1, "ms": 86400 * 10**3, "us": 86400 * 10**6}.get(
+        unit, 86400 * 10**9
+    )
+    return ~days.is_between(FIRST_DAY, LAST_DAY)
 
 
 def _parse(column: pl.Series, pattern: str) -> pl.Series:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
 from cellwright.app.data.archive import read_archive
 from cellwright.app.data.arrays import read_arrays
@@ -26,6 +26,7 @@ JSON_LINES = (".jsonl", ".ndjson")
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst")
 KNOWN = (*DELIMITED, ".parquet", *ARROW, *JSON_LINES, ".ts", ".npz", *TEXT_ENDINGS)
 STREAM_BYTES = 256 * 2**20
+UNREADABLE = (PolarsError, PanicException, OSError)
 
 
 def stream_bytes(options: Options) -> int:
@@ -108,7 +109,7 @@ def _read_delimited(path: Path, streamed: bool) -> Table:
     try:
         table = _table(lazy, path, streamed=streamed, line=line, decimal_comma=separator == ";")
         last = table.lazy.select(pl.last().null_count()).collect().item()
-    except PolarsError as error:
+    except UNREADABLE as error:
         raise explain_failure(path, separator, error) from error
     # Polars fills up a short row; a short row has no last field.
     problem = find_ragged(path, separator) if last else None
@@ -120,7 +121,7 @@ def _read_delimited(path: Path, streamed: bool) -> Table:
 def _read_json_lines(path: Path, streamed: bool) -> Table:
     try:
         return _table(pl.scan_ndjson(path, infer_schema_length=None), path, streamed=streamed)
-    except PolarsError as error:
+    except UNREADABLE as error:
         raise _explain_json(path, error) from error
 
 
@@ -146,7 +147,7 @@ def _explain_json(path: Path, error: Exception) -> InputError:
 def _read_scan(path: Path, scan: Callable[[], pl.LazyFrame], kind: str, streamed: bool) -> Table:
     try:
         return _table(scan(), path, streamed=streamed)
-    except PolarsError as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"expected a whole {kind} file, but got: {reason}; write it again", file=path

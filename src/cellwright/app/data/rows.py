@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cellwright.app.data.almanac import calendar_columns, moment
-from cellwright.app.data.columns import MISSING_WORDS
+from cellwright.app.data.columns import LARGEST, MISSING_WORDS
 from cellwright.app.data.matrix import unknown_category
 from cellwright.app.errors import InputError
 from cellwright.app.problem import Scaling
@@ -158,7 +158,7 @@ def _number(value: object, name: str) -> float:
         number = float(value) if isinstance(value, int | float | str) else math.nan
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= LARGEST:  # nan too
         raise InputError(
             f"expected a finite number, as in training, but got {value!r}; correct it", column=name
         )

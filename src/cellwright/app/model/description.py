@@ -90,7 +90,9 @@ def _known(cell: Cell) -> Cell:
     return cell
 
 
-def _schema(values: Mapping[str, Any]) -> Schema:
+def _schema(values: object) -> Schema:
+    if not isinstance(values, Mapping):
+        raise TypeError("schema is no object")
     schema = Schema.from_json(values)
     for name in ("targets", "calendar", "classes", "vocabulary"):
         _texts(name, getattr(schema, name))

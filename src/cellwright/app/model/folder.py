@@ -1,8 +1,9 @@
 """A trained model as a folder: `model.json` and `weights.safetensors`. Loading runs no code.
 
 `model.json` holds the design with its cell's graph, the schema, the scaling and what is known of
-the training, and the SHA-256 of both parts. It is written last, so that weights without the
-description that belongs to them are never taken for a model.
+the training, and the SHA-256 of both parts. When a model takes the place of another, its weights
+are first written beside the other's, and `model.json` is the one step from the old to the new: a
+kill at any moment leaves one of the two, whole.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ __all__ = ["DESCRIPTION", "WEIGHTS", "Model", "load_model", "save_model"]
 
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"
+NEXT_WEIGHTS = "weights.next.safetensors"
 
 FORMAT = "cellwright model"
 FORMAT_VERSION = 1
@@ -44,7 +46,7 @@ class Model:
     """A trained network and all that it takes to use it on other data.
 
     Attributes:
-        network: in the mode for evaluation once it is loaded.
+        network: of float32 or float64; in the mode for evaluation once it is loaded.
         schema: how a table or a text is read.
         scaling: of the training part; None for text.
         about: plain JSON values on the training: "command", "metrics" and what else there is to
@@ -87,8 +89,9 @@ def save_model(model: Model, folder: str | Path) -> None:
     text = json.dumps(values, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / WEIGHTS, weights)
+        atomic_write(folder / NEXT_WEIGHTS, weights)
         atomic_write(folder / DESCRIPTION, text.encode())
+        (folder / NEXT_WEIGHTS).replace(folder / WEIGHTS)
     except OSError as error:
         raise InputError(
             f"expected a folder to write a model into, but got: {error.strerror}; name another one",
@@ -113,7 +116,7 @@ def load_model(folder: str | Path) -> Model:
         raise InputError(
             f"expected the description of a model, but {error}; train it again", file=path
         ) from error
-    tensors = _read_weights(folder / WEIGHTS, values["sha256"].get(WEIGHTS))
+    tensors = _read_weights(folder, values["sha256"].get(WEIGHTS))
     network = _network(described, tensors, folder / WEIGHTS)
     return Model(network, described.schema, described.scaling, described.about)
 
@@ -166,16 +169,18 @@ def _checked_body(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return body
 
 
-def _read_weights(path: Path, digest: object) -> dict[str, Tensor]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
+def _read_weights(folder: Path, digest: object) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    data = _bytes_with(folder / NEXT_WEIGHTS, digest)  # there if a save was cut short at its end
+    if data is None:
+        data = _bytes_with(path, digest)
+    if data is None and not path.is_file():
         raise InputError(
-            f"expected the weights of a model, but got: {error.strerror}; copy the whole folder, "
+            "expected the weights of a model, but there is no such file; copy the whole folder, "
             "or train the model again",
             file=path,
-        ) from error
-    if digest != _digest(data):
+        )
+    if data is None:
         _altered(path, f"its checksum is not the one in {DESCRIPTION}")
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
@@ -184,16 +189,27 @@ def _read_weights(path: Path, digest: object) -> dict[str, Tensor]:
     return tensors
 
 
+def _bytes_with(path: Path, digest: object) -> bytes | None:
+    """The content of `path`, if it is there and has this SHA-256."""
+    try:
+        data = path.read_bytes() if path.is_file() else None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=path) from error
+    return None if data is None or _digest(data) != digest else data
+
+
 def _network(described: Description, tensors: Mapping[str, Tensor], path: Path) -> Network:
     """Make the network and give it its weights, once these are seen to fit.
 
     What they must be comes from a network without memory: a size that is absurd costs nothing.
     """
     schema, design, scaling = described.schema, described.design, described.scaling
+    doubles = [tensor.dtype is torch.float64 for tensor in tensors.values()]
+    dtype = torch.float64 if doubles and all(doubles) else torch.float32
     try:
         bare = None if scaling is None else _moved(scaling, "meta")
         with torch.device("meta"):
-            expected = Network(schema, design, bare).state_dict()
+            expected = Network(schema, design, bare).to(dtype).state_dict()
     except (CellError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(
             f"expected a network that can be made, but {error}; train it again",
@@ -201,7 +217,7 @@ def _network(described: Description, tensors: Mapping[str, Tensor], path: Path) 
         ) from error
     _check_tensors(expected, tensors, path)
     with torch.random.fork_rng(devices=[]):  # a user's seed is not spent on weights to replace
-        network = Network(schema, design, scaling)
+        network = Network(schema, design, scaling).to(dtype)
     network.load_state_dict(dict(tensors))
     return network.eval()
 

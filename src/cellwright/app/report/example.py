@@ -18,6 +18,8 @@ from cellwright.app.report.inside import Kind, Trace, look_inside
 from cellwright.app.schema import Schema, Task
 from cellwright.app.training.results import Comparison, Entry
 from cellwright.nn import Recurrent
+from cellwright.printing.mathml import MATHML
+from cellwright.printing.naming import Name
 
 __all__ = ["Example", "choose", "seen_from_inside", "surprises"]
 
@@ -71,7 +73,7 @@ def choose(problem: Problem) -> Example:
         title = f"Test sequence{name} of class {label}, {len(inputs)} steps"
         if len(inputs) < int(lengths[index]):
             title += f" of {int(lengths[index])}"
-        return Example(title, inputs, len(inputs), tuple(map(str, range(1, len(inputs) + 1))))
+        return Example(title, inputs, len(inputs), _counted(1, len(inputs) + 1))
     index = int(part.inputs.lengths.argmax())
     whole = part.inputs[index]
     end = len(whole) // 2 if task is Task.TEXT else len(whole)  # a text's end is often an index
@@ -83,13 +85,17 @@ def choose(problem: Problem) -> Example:
     return Example(title, whole[max(0, end - shown - WARM_UP) : end], shown, marks)
 
 
+def _counted(first: int, end: int) -> tuple[str, ...]:
+    return tuple(f"step {number}" for number in range(first, end))
+
+
 def _marks(
     schema: Schema, part: Part, whole: Tensor, start: int, end: int, shown: int
 ) -> tuple[str, ...]:
     if schema.task is Task.TEXT:
         return tuple(schema.vocabulary[symbol] for symbol in whole[end - shown : end].tolist())
     if part.times is None:
-        return tuple(map(str, range(end - shown, end)))
+        return _counted(end - shown + 1, end + 1)
     times = part.times[start + end - shown : start + end]
     return tuple(str(value).removesuffix(" 00:00:00") for value in times)
 
@@ -112,7 +118,7 @@ def seen_from_inside(comparison: Comparison) -> dict[str, Any]:
     }
     if problem.schema.task is not Task.TEXT:
         shown = example.inputs[-example.shown :]
-        trace = Trace("x_t", "", Kind.VALUE, unit_interval=False, values=shown)
+        trace = Trace("x_t", MATHML.at(Name("x")), Kind.VALUE, unit_interval=False, values=shown)
         found["input"] = _panel(trace, list(range(shown.shape[1])), "the input, scaled")
         found["columns"] = list(problem.schema.input_names)
     return found
@@ -128,7 +134,7 @@ def _entry(problem: Problem, entry: Entry, example: Example) -> tuple[str, list[
     says = ""
     if problem.schema.task is Task.CLASSIFY:
         chance, label = outputs[0].softmax(-1).max(-1)
-        says = f"{problem.schema.classes[int(label)]} ({float(chance):.0%})"
+        says = f"{problem.schema.classes[int(label)]} ({100 * float(chance):.0f} %)"
     directions = []
     for traces in look_inside(recurrent, read):
         cut = [trace.values[-example.shown :] for trace in traces]
@@ -229,5 +235,5 @@ def _facts(known: Tensor, *, gate: bool) -> str:
         return "no finite value"
     if gate:
         above, below = (float(some.double().mean()) for some in (known > 0.9, known < 0.1))
-        return f"{above:.0%} open, {below:.0%} shut"
+        return f"{100 * above:.0f} % open, {100 * below:.0f} % shut"
     return f"{float(known.min()):.2g} to {float(known.max()):.2g}".replace("-", "−")

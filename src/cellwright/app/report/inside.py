@@ -107,8 +107,8 @@ def _watched(cell: Cell, equations: tuple[Equation, ...]) -> Cell:
 
 def _weights(recurrent: Recurrent, layer: int, direction: int) -> Weights:
     names = name_parameters(recurrent.cell, layer, direction, bias=recurrent.bias, project=False)
-    held: list[dict[str, Tensor]] = [
-        {key: recurrent.get_parameter(name) for key, name in pairs}
+    bundles, biases, vectors = (
+        {key: recurrent.get_parameter(name).detach() for key, name in pairs}
         for pairs in (names.bundles, names.biases, names.vectors)
-    ]
-    return Weights.of(*held)
+    )
+    return Weights.of(bundles, biases, vectors)

@@ -85,7 +85,8 @@ def judge(comparison: Comparison) -> Verdict:
         return Verdict("No network was trained to the end.", _unjudged(comparison, baseline))
     ours = f"{network.label} reaches {_figure(comparison, network)}"
     if baseline is None:
-        headline = f"{network.label} is the best of {len(networks)} networks."
+        several = f"{network.label} is the best of {len(networks)} networks."
+        headline = several if len(networks) > 1 else f"{network.label} was trained."
         return Verdict(headline, (f"{ours}. No plain baseline was run beside it.",))
     sign = 1 if comparison.metric.more_is_better else -1
     lead = sign * (mean(network) - mean(baseline))

@@ -45,6 +45,8 @@ def generate(
         raise InputError(f"expected a length of 0 or more, but got {length}")
     if not (temperature >= 0 and math.isfinite(temperature)):
         raise InputError(f"expected a temperature of 0 or more, but got {temperature}")
+    if not 0 <= seed < 2**64:
+        raise InputError(f"expected a seed from 0 to 2⁶⁴ - 1, but got {seed}")
     symbols = Symbols(model.schema)
     return _write(model, symbols, symbols.encode(prompt), length, temperature, seed)
 

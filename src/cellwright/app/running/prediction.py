@@ -68,8 +68,8 @@ def predict_part(model: Model, part: Part, *, every_origin: bool = False) -> pl.
 
 
 def _classes(model: Model, part: Part) -> pl.DataFrame:
-    probabilities = torch.empty(len(part), len(model.schema.classes))
     reading = _Pass(model.network, part.inputs)
+    probabilities = torch.empty(len(part), len(model.schema.classes), dtype=reading.dtype)
     for group in reading.groups():
         probabilities[group] = reading.logits(group).softmax(-1)
     columns = class_columns(model.schema)
@@ -135,6 +135,7 @@ class _Pass:
     def __init__(self, network: Network, inputs: Ragged) -> None:
         self.network = network
         self.inputs = inputs
+        self.dtype = network.readout.weight.dtype
         self.lengths: list[int] = inputs.lengths.tolist()
         numbers = BATCH_NUMBERS // network.readout.out_features
         self.limit = max(1, min(BATCH_STEPS, numbers))
@@ -154,7 +155,7 @@ class _Pass:
 
     def logits(self, group: list[int]) -> Tensor:
         """(sequences of the group, classes)."""
-        parts = [self._packed(group)] if self._fits(group) else self._parts(group[0])
+        parts = iter([self._packed(group)]) if self._fits(group) else self._parts(group[0])
         states = None
         for part in parts:
             logits, states = self.network(part, states)
@@ -185,10 +186,11 @@ class _Pass:
         return self.network.design.bidirectional or self.lengths[group[0]] <= self.limit
 
     def _packed(self, group: list[int]) -> PackedSequence:
-        return pack_sequence([self.inputs[index] for index in group])
+        return pack_sequence([self.inputs[index].to(self.dtype) for index in group])
 
-    def _parts(self, index: int) -> list[Tensor]:
-        return [part.unsqueeze(1) for part in self.inputs[index].split(self.limit)]
+    def _parts(self, index: int) -> Iterator[Tensor]:
+        for part in self.inputs[index].split(self.limit):
+            yield part.unsqueeze(1).to(self.dtype)
 
 
 @contextmanager

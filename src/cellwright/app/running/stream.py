@@ -43,6 +43,7 @@ class Stream:
             )
         self.model = model
         self._network = model.network.eval()
+        self._dtype = model.network.readout.weight.dtype
         self._states: dict[Hashable, Any] = {}
         schema = model.schema
         self._say: Callable[[Tensor], dict[str, Any]]
@@ -97,7 +98,7 @@ class Stream:
         if not isinstance(row, Mapping):
             names = ", ".join(f'"{one.name}": …' for one in self.model.schema.features)
             raise InputError(f"expected one value a column, {{{names}}}, but got {row!r}")
-        return self._rows.encode(row, key)[None, None]
+        return self._rows.encode(row, key).to(self._dtype)[None, None]
 
     def _classes(self, logits: Tensor) -> dict[str, Any]:
         """Of logits (1, classes)."""

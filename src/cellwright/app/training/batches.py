@@ -137,7 +137,7 @@ def make(
     valid = steps < cut.lengths
     rows = (cut.starts + steps)[valid]
     inputs = part.inputs.values[rows]
-    if noise:
+    if noise and inputs.is_floating_point():
         inputs = inputs + noise * torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype)
     learned = _learned(part, schema, cut, rows, (steps, valid))
     total = len(cut.sequences) if learned is None else int(learned.sum())

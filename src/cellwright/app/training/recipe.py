@@ -13,7 +13,8 @@ __all__ = ["Precision", "Recipe"]
 Precision = Literal["32-true", "64-true"]
 
 CLASSIFY_STEPS = 8000
-"""About how many steps a classifier is trained on much data; little data ends by its epochs."""
+FORECAST_STEPS = 4000
+"""About how many steps there are on much data; little data ends by its epochs."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Recipe:
         learning_rate: the highest.
         weight_decay: of AdamW.
         gradient_norm: a longer gradient is shortened to this length.
-        noise: deviation of Gaussian noise on a classifier's scaled inputs, fresh in each batch.
+        noise: deviation of Gaussian noise on scaled inputs, fresh in each batch; not for text.
         patience: epochs without a better validation score after which the training ends; None
             means that it never does. The best epoch's weights are kept either way.
         window: steps through which a gradient flows back. Longer sequences and texts are read in
@@ -109,13 +110,17 @@ def _classify(sequences: int) -> Recipe:
 
 
 def _forecast(problem: Problem) -> Recipe:
-    season = problem.schema.season
+    window = max(64, 4 * problem.schema.season)
+    windows = -(-len(problem.train.inputs.values) // window)  # of an epoch
+    batch_size = 8 if windows < 800 else 64
     return Recipe(
-        epochs=60,
-        batch_size=8,
+        epochs=min(80, max(10, FORECAST_STEPS * batch_size // windows)),
+        batch_size=batch_size,
         learning_rate=3e-3,
-        window=max(32, 2 * season),
-        context=max(16, season),
+        noise=0.2,
+        patience=20,
+        window=window,
+        context=window // 2,
     )
 
 

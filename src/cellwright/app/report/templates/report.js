@@ -55,6 +55,11 @@
     if (width && height) plot().setSize({ width, height });
   }).observe(place);
 
+  // A logarithmic axis counts its lines from its lower end, which so must be a round number.
+  const wholeUnits = (value) => {
+    const unit = 10 ** Math.floor(Math.log10(value));
+    return Math.floor(value / unit) * unit;
+  };
   // Learning curves: colour is the network, dashes tell the fourth and later apart once more.
   const dashes = (entry) => [[], [], [], [6, 4], [2, 3], [10, 4, 2, 4], [12, 5]][data.models[entry].ink] || [];
   const curves = (place, index) => {
@@ -76,7 +81,7 @@
       if (plot) plot.destroy();
       plot = new uPlot({
         width: place.clientWidth, height: place.clientHeight, legend: { show: false },
-        scales: { x: { time: false }, y: log ? { distr: 3, range: (u, low, high) => uPlot.rangeLog(low, high, 10, false) } : {} },
+        scales: { x: { time: false }, y: log ? { distr: 3, range: (u, low, high) => [wholeUnits(low), 1.2 * high] } : {} },
         axes: axes(false, log),
         cursor: { y: false, points: { size: 6 }, focus: { prox: 24 } }, focus: { alpha: 0.25 },
         hooks: { setCursor: [tell] },
@@ -108,6 +113,7 @@
     };
     const table = (counts) => {
       const made = element("table", undefined, { class: "confusion" });
+      made.append(element("caption", "Counts of true and given classes"));
       const head = element("tr");
       head.append(element("td", "true ↓ given →", { class: "corner", style: "background: none" }));
       classes.forEach((name) => head.append(element("th", name, { scope: "col", title: name })));
@@ -241,10 +247,11 @@
       place.replaceChildren(...characters.map((character, k) => element("span", character, { style: `--bits: ${Math.min(85, 9 * bits[k])}%` })));
       readout("surprise", "Point at a character.");
     });
-    place.addEventListener("pointermove", (event) => {
+    const tell = (event) => {
       const at = [...place.children].indexOf(event.target);
       if (at >= 0) readout("surprise", `${shown[characters[at]] || characters[at]}: ${bits[at]} bits`);
-    });
+    };
+    for (const kind of ["pointermove", "pointerdown"]) place.addEventListener(kind, tell);
   };
 
   // Heat maps. Byte 0 is "not a number" and stays clear; 1 to 255 run from low to high.
@@ -288,11 +295,12 @@
     redraws.push(paint);
     maps.forEach((map) => {
       const { place, panel } = map;
-      place.addEventListener("pointermove", (event) => {
+      const track = (event) => {
         const box = place.getBoundingClientRect();
         const part = (at, size, cells) => within(Math.floor(at / size * cells), cells);
         point(map, part(event.clientX - box.left, box.width, panel.steps), part(event.clientY - box.top, box.height, panel.rows));
-      });
+      };
+      for (const kind of ["pointermove", "pointerdown"]) place.addEventListener(kind, track);
       place.addEventListener("keydown", (event) => {
         const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
         if (!move) return;

@@ -1,0 +1,157 @@
+"""What is inferred of a table, said in one line, and what overrides it."""
+
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+from tests.app.data.tables import daily, hourly, labelled
+
+from cellwright.app import data
+from cellwright.app.data import Options
+from cellwright.app.schema import Schema, Task
+
+
+def schema_of(table, **options):
+    return data.read_problem(table, options=Options(**options)).schema
+
+
+def test_labelled_sequences_need_nothing_said():
+    schema = schema_of(labelled())
+    assert schema.task is Task.CLASSIFY
+    assert (schema.targets, schema.series, schema.time) == (("label",), "series", "step")
+    assert schema.classes == ("1", "2", "3")
+    assert schema.input_names == ("a", "b", "mood=calm", "mood=odd", "mood=wild")
+    assert schema.calendar == ()
+
+
+def test_a_series_with_one_number_needs_nothing_said():
+    schema = schema_of(hourly())
+    assert schema.task is Task.FORECAST
+    assert (schema.targets, schema.series, schema.time) == (("load",), None, "when")
+    assert (schema.frequency, schema.season) == ("1h", 24)
+    assert schema.calendar == ("hour", "weekday")
+
+
+def test_series_are_told_apart_by_where_time_begins_again():
+    table = daily(40, series=["x", "y"]).rename({"site": "place"})
+    assert schema_of(table, targets=("load",)).series == "place"
+    assert schema_of(daily(40), targets=("load",)).series is None
+    numbered = table.with_columns(place=pl.col("place").replace_strict({"x": 4, "y": 7}))
+    assert schema_of(numbered, targets=("load",)).series == "place"
+
+
+def test_a_number_of_the_row_is_no_feature():
+    table = daily(40).with_row_index("id")
+    problem = data.read_problem(table, options=Options(targets=("load",)))
+    assert problem.schema.input_names[:2] == ("load", "wind")
+    assert problem.schema.series is None
+    assert "not read: id (a number of the row)" in problem.summary
+
+
+def test_columns_that_cannot_be_read_are_left_out_and_told():
+    table = daily(60).with_columns(
+        note=pl.int_range(pl.len()).cast(pl.String) + " o'clock",
+        later=pl.col("day") + pl.duration(days=1),
+        nothing=pl.lit(None),
+        pair=pl.concat_list("load", "wind"),
+    )
+    problem = data.read_problem(table, options=Options(targets=("load",)))
+    told = "note (over 20 different texts), later (a second time), nothing (no values)"
+    assert f"not read: {told}, pair (neither numbers nor text)" in problem.summary
+    assert "\n" not in problem.summary
+
+
+def test_overrides():
+    table = labelled(shortest=6).with_columns(other=pl.col("label") % 2)
+    assert schema_of(table, targets=("other",)).classes == ("0", "1")
+    assert schema_of(table, targets=("label",), exclude=("mood", "other")).input_names == ("a", "b")
+    assert schema_of(table, targets=("label",), features=("b",)).input_names == ("b",)
+    forecast = schema_of(table, task=Task.FORECAST, targets=("a",), features=("b",))
+    assert forecast.task is Task.FORECAST
+    assert forecast.input_names == ("a", "b")
+    assert schema_of(daily(60), targets=("load",), calendar=()).calendar == ()
+    chosen = schema_of(daily(60), targets=("load",), frequency="2d", season=9, horizon=4)
+    assert (chosen.frequency, chosen.season, chosen.horizon) == ("2d", 9, 4)
+    assert schema_of(daily(60), targets=("wind", "load")).targets == ("wind", "load")
+
+
+def test_several_targets_keep_their_order():
+    problem = data.read_problem(daily(60), options=Options(targets=("wind", "load")))
+    names = problem.schema.input_names
+    places = [names.index("wind"), names.index("load")]
+    assert (problem.test.targets == problem.test.inputs.values[:, places]).all()
+    assert (problem.scaling.target_mean == problem.scaling.input_mean[places]).all()
+
+
+def test_a_target_that_varies_within_series_is_forecast():
+    table = daily(40, series=["x", "y"])
+    assert schema_of(table, targets=("wind",)).task is Task.FORECAST
+    several = daily(40, series=list("stuvwxyz"))
+    each = several.with_columns(kind=(pl.col("site") > "v").cast(pl.Int64))
+    assert schema_of(each, targets=("kind",)).task is Task.CLASSIFY
+
+
+BEGIN = datetime(2019, 1, 31)
+
+
+def months(n):
+    return [date(2010 + m // 12, m % 12 + 1, 1) for m in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("times", "frequency", "seasons"),
+    [
+        ([BEGIN + timedelta(days=n) for n in range(50)], "1d", {7}),
+        ([BEGIN + timedelta(days=7 * n) for n in range(50)], "1w", {1}),
+        ([BEGIN + timedelta(minutes=15 * n) for n in range(400)], "15m", {4, 96}),
+        ([BEGIN + timedelta(seconds=n) for n in range(400)], "1s", {60}),
+        ([BEGIN + timedelta(milliseconds=20 * n) for n in range(50)], "20000us", {1}),
+        ([BEGIN + timedelta(days=n + (n > 33)) for n in range(50)], "1d", {7}),
+        ([BEGIN + timedelta(days=n * n) for n in range(50)], None, {1}),
+        (months(50), "1mo", {12}),
+        (months(150)[::3], "1q", {4}),
+        ([date(1900 + n, 1, 1) for n in range(50)], "1y", {1}),
+        (list(range(50)), None, {1}),
+    ],
+)
+def test_frequency_and_season(times, frequency, seasons):
+    values = np.random.default_rng(3).normal(size=len(times))
+    schema = schema_of(pl.DataFrame({"time": times, "x": values}))
+    assert schema.frequency == frequency
+    assert schema.season in seasons
+
+
+def test_the_season_is_the_one_that_fits():
+    hours = np.arange(24 * 7 * 6)
+    begin = datetime(2022, 3, 1)
+    times = [begin + timedelta(hours=int(hour)) for hour in hours]
+    noise = np.random.default_rng(0).normal(0, 0.05, len(hours))
+    daily_wave = np.sin(hours * 2 * np.pi / 24) + noise
+    weekly_wave = np.sin(hours * 2 * np.pi / 168) + noise
+    for wave, season in ((daily_wave, 24), (weekly_wave, 168)):
+        assert schema_of(pl.DataFrame({"time": times, "x": wave})).season == season
+
+
+def test_summaries():
+    def summary(table, **options):
+        return data.read_problem(table, options=Options(**options)).summary
+
+    assert summary(labelled((10, 10, 10), shortest=3, longest=3)) == (
+        "classify label (3 classes) from 2 numbers and categories mood (3); 30 sequences of 3 "
+        "steps by series, ordered by step; 21 to train, 3 to validate, 6 to test"
+    )
+    assert summary(daily(50, series=["x", "y"]), targets=("load",), horizon=2, calendar=()) == (
+        "forecast load 1 to 2 steps ahead from 2 numbers; 100 steps in 2 series by site, daily "
+        "2020-02-20 to 2020-04-09, season 7; forecasts by time: 64 to train, 10 to validate, 18 to "
+        "test"
+    )
+    assert data.read_problem("some text " * 100).summary == (
+        "text by character, 7 different ones; by position 810 to train, 90 to validate, 100 to test"
+    )
+
+
+def test_schemas_survive_json():
+    for table in (labelled(), hourly()):
+        schema = schema_of(table)
+        assert Schema.from_json(schema.to_json()) == schema
