@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from cellwright.autograd import obstacle, plan_for
-from cellwright.cpu.plan import Plan, projects_first, threads_for
+from cellwright.cpu.plan import Plan, projects_first, share_of
 from cellwright.cpu.prepared import reads_raw
 from cellwright.cpu.rates import matrix_rate, read_rate
 from cellwright.cpu.target import Target, host
@@ -139,12 +139,13 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
     if plan is None or target is None:
         cause = cause or "the parameters do not fit the input"
         return LayerExplanation(number, "interpreter", cause, (0, 0), 1, "", "", 0, 0, 0.0)
-    threads = threads_for(plan, layout)
+    share = share_of(plan, layout)
+    threads = share.threads
     directions = len(weights)
     tensors = [x, *(t for w in weights for t in w.tensors)]
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     raw = directions == 1 and layout.counts is None and not keep and reads_raw(layout)
-    ahead = not raw and threads == 1 and projects_first(plan, layout)
+    ahead = not raw and projects_first(plan, layout, share)
     operations = 2 * layout.rows * plan.work * directions
     once = plan.input_work if ahead else 0
     read = ((plan.work - once) * layout.steps + once) * plan.item * directions

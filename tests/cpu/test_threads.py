@@ -7,12 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from tests.cpu.agreement import compare, make, normal, results, run
+from tests.cpu.cells import CELLS
 from tests.cpu.processes import python
 from tests.tolerance import assert_close
 from torch.utils.data import DataLoader, Dataset
 
 from cellwright.cells import gru, lstm, rnn_tanh
+from cellwright.cpu.plan import plan_of, share_of
 from cellwright.cpu.team import Team
+from cellwright.cpu.walks import dense
 
 BIG = {"steps": 12, "batch": 37, "directions": 2}
 """Enough work that a call is shared out over the team."""
@@ -63,11 +66,58 @@ def test_two_threads_agree_with_one(cell, form):
         assert_close(two, one)
 
 
+FEW_ROWS = {
+    "one row": {"steps": 9, "batch": 1},
+    "one step": {"steps": 1, "batch": 2},
+    "three rows": {"steps": 5, "batch": 3, "given": False},
+    "batch first, both ways": {"steps": 4, "batch": 2, "directions": 2, "batch_first": True},
+}
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh", "peephole", "two_stages"])
+@pytest.mark.parametrize("form", FEW_ROWS)
+def test_threads_that_share_units_agree_with_one(name, form):
+    case = make(CELLS[name], 330, 17, **FEW_ROWS[form])
+    try:
+        expected, count = everything(case), len(results(case))
+        for threads in (2, 3):
+            torch.set_num_threads(threads)
+            plan = plan_of(case.cell, 17, 330, "float32", True)
+            share = share_of(plan, dense(case.x.shape[0], case.x.shape[1]))
+            assert share == (threads, True)
+            found = everything(case)
+            assert same(found[:count], expected[:count])  # any thread computes a unit alike
+            assert same(everything(case), found)
+            for ours, alone in zip(found, expected, strict=True):
+                assert_close(ours, alone)
+    finally:
+        torch.set_num_threads(1)
+    compare(case)
+
+
+SMALL_TEAM = """
+import torch
+import cellwright.nn as nn
+model, x = nn.LSTM(17, 300), torch.randn(9, 1, 17)
+alone = model(x)[0]
+torch.set_num_threads(2)
+assert torch.get_num_threads() == 2
+model(x)[0].sum().backward()
+assert torch.equal(model(x)[0], alone)
+"""
+
+
+def test_a_team_smaller_than_asked_for():
+    """Threads that wait for each other must not wait for one that never starts."""
+    python(SMALL_TEAM, OMP_THREAD_LIMIT="1", OMP_NUM_THREADS="1")
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_calls_from_several_python_threads(threads):
     torch.set_num_threads(threads)
     try:
         cases = [make(cell, 40, 17, **FORMS[form]) for cell in (lstm, gru) for form in FORMS]
+        cases.append(make(lstm, 300, 17, **FEW_ROWS["one row"]))
         alone = [everything_of(case, threads) for case in cases]
         with ThreadPoolExecutor(4) as pool:
             jobs = [pool.submit(everything_of, c, threads) for _ in range(4) for c in cases]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cellwright.cpu.memory import new_matrix
-from cellwright.cpu.plan import Fed, Kept, Plan, Rows, field, threads_for
+from cellwright.cpu.plan import Fed, Kept, Plan, Rows, field, share_of
 from cellwright.cpu.walks import Field, Layout, Walk
 from cellwright.graph.expr import leaf
 from cellwright.graph.interpret import Weights
@@ -135,14 +135,14 @@ class _Direction:
                 initial states, but for what reaches these through products with weights.
         """
         plan, x = self.plan, self.x
-        threads = threads_for(plan, self.layout)
+        share = share_of(plan, self.layout)
         self.streams = [out, *self.kept.states]
-        self.db = x.new_zeros(threads, self.width)
-        self.dvectors = {v: x.new_zeros(threads, self.units) for v in plan.cell.vectors}
+        self.db = x.new_zeros(share.threads, self.width)
+        self.dvectors = {v: x.new_zeros(share.threads, self.units) for v in plan.cell.vectors}
         if plan.reads_input:
             self.dx = new_matrix(x, self.layout.rows, self.units)
         fields, scratch = self._fields(plan.backward_walk, dy, dstates)
-        plan.backward_walk(self.layout, not self.reverse, threads, fields, self.held.bundles)
+        plan.backward_walk(self.layout, not self.reverse, share, fields, self.held.bundles)
         del scratch
 
     def _fields(

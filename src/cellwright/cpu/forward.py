@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from cellwright.cpu.memory import new_matrix
-from cellwright.cpu.plan import Kept, Plan, Rows, field, projects_first, threads_for
+from cellwright.cpu.plan import Kept, Plan, Rows, field, projects_first, share_of
 from cellwright.cpu.walks import Field, Layout
 from cellwright.graph.interpret import Weights
 
@@ -38,8 +38,8 @@ def forward_layer(
     rows = Rows(x, layout)
     out = new_matrix(x, layout.rows, D * H)
     finals = tuple([x.new_empty(D, N, H) for _ in plan.cell.states])
-    threads = threads_for(plan, layout)
-    ahead = threads == 1 and projects_first(plan, layout)
+    share = share_of(plan, layout)
+    ahead = projects_first(plan, layout, share)
     kept: list[Kept] = []
     for d, held in enumerate(weights):
         fields = _state_fields(plan, rows, out, states, finals, d)
@@ -49,7 +49,7 @@ def forward_layer(
             fields["bias." + bundle] = (bias.data_ptr(), 0, 0)
         for name, vector in held.vectors.items():
             fields["vector." + name] = (vector.data_ptr(), 0, 0)
-        plan.forward_walk(layout, d == 1, threads, fields, held.bundles, ahead)
+        plan.forward_walk(layout, d == 1, share, fields, held.bundles, ahead)
     return rows.sequence(out), finals, kept
 
 

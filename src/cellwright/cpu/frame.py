@@ -13,7 +13,9 @@ The struct (8-byte fields):
 8     packed weights, or null: the weights are read as they lie
 9     1 if the products with the input were computed ahead of the walk, else 0
 10    number of threads
-11 …  for each buffer: address, distance between steps, distance between rows, in elements
+11    memory of a barrier, or null: threads share out the rows; else every thread takes all rows
+      and a share of the units, and they wait for each other after each stage
+12 …  for each buffer: address, distance between steps, distance between rows, in elements
 …     for each weight matrix: address, distance between rows, in elements
 ====  =====================================================================================
 """
@@ -22,13 +24,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
+from cellwright.cpu.barrier import emit_barrier
 from cellwright.cpu.levels import levels
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.tile import TILE
 from cellwright.graph.schedule import Product, Program, Read, Stage
 
 __all__ = [
+    "BARRIER",
     "HEADER",
+    "PACKED",
+    "THREADS",
     "Frame",
     "Part",
     "Place",
@@ -39,7 +45,8 @@ __all__ = [
     "split",
 ]
 
-HEADER = 11
+HEADER = 12
+PACKED, THREADS, BARRIER = 8, 10, 11
 _TILE_BYTES = 16384  # the tiles of a chunk of rows stay in half of a first-level cache
 
 
@@ -138,9 +145,13 @@ class Frame:
         self.steps, self.first, self.delta, self.batch = (s.field(struct, j) for j in range(4))
         self.starts, self.counts = (s.field(struct, j, POINTER) for j in (4, 5))
         bounds = s.field(struct, 6, POINTER)
-        self.low, self.high = s.field(bounds, self.thread), s.field(bounds, s.add(self.thread, 1))
-        self.table, self.packed = s.field(struct, 7, POINTER), s.field(struct, 8, POINTER)
-        self.ahead, self.threads = s.field(struct, 9), s.field(struct, 10)
+        self.barrier = s.field(struct, BARRIER, POINTER)
+        self.by_rows = s.is_null(self.barrier)
+        choose = s.builder.select
+        self.low = choose(self.by_rows, s.field(bounds, self.thread), s.index(0))
+        self.high = choose(self.by_rows, s.field(bounds, s.add(self.thread, 1)), self.batch)
+        self.table, self.packed = s.field(struct, 7, POINTER), s.field(struct, PACKED, POINTER)
+        self.ahead, self.threads = s.field(struct, 9), s.field(struct, THREADS)
         self.buffers: dict[str, tuple[Value, Value, Value]] = {}
         self.matrices: dict[str, tuple[Value, Value]] = {}
         index = HEADER
@@ -205,21 +216,38 @@ class Frame:
     def blocks(self, body: Callable[[Value, int, int], None], downwards: Value = None) -> None:
         """Call ``body(first unit, vectors, units)``: for whole blocks, then for what is left.
 
+        Where threads share the units, each has its whole blocks, and the last has what is left.
         Whole blocks come in falling order where ``downwards`` holds as the kernel runs.
         """
         s, units = self.s, self.program.units
-        whole = units // self.block * self.block
+        count = units // self.block
+        choose = s.builder.select
+        thread, threads = self.thread, self.threads
+        start, stop = (
+            s.mul(choose(self.by_rows, s.index(all_), self._share(count, t)), self.block)
+            for all_, t in ((0, thread), (count, s.add(thread, 1)))
+        )
 
         def each(u: Value, _: list[Value]) -> None:
             if downwards is not None:
-                u = s.builder.select(downwards, s.sub(whole - self.block, u), u)
+                u = choose(downwards, s.sub(s.sub(s.add(start, stop), self.block), u), u)
             body(u, s.target.vectors, self.block)
 
-        if whole:
-            s.loop(0, whole, self.block, each)
-        if units > whole:
-            left = units - whole
-            body(s.index(whole), -(-left // s.lanes), left)
+        if count:
+            s.loop(start, stop, self.block, each)
+        if left := units - count * self.block:
+            mine = s.builder.icmp_signed("==", s.add(thread, 1), threads)
+            last = s.builder.or_(self.by_rows, mine)
+            s.when(last, lambda: body(s.index(count * self.block), -(-left // s.lanes), left))
+
+    def _share(self, count: int, thread: Value) -> Value:
+        """Return where the share of a thread starts."""
+        return self.s.builder.sdiv(self.s.mul(thread, count), self.threads)
+
+    def wait(self) -> None:
+        """Wait for the other threads, where they share the units."""
+        s = self.s
+        s.when(s.builder.not_(self.by_rows), lambda: emit_barrier(s, self.barrier, self.threads))
 
     def groups(self, count: Value, body: Callable[[Value, Value], None]) -> None:
         """Part rows into tiles: full ones, and the last two alike so that neither is small."""

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cellwright.cpu.target import DTYPES
-from cellwright.cpu.team import Team
-from cellwright.cpu.walks import Field, Layout, Walk
+from cellwright.cpu.target import DTYPES, host
+from cellwright.cpu.team import Team, team
+from cellwright.cpu.walks import Field, Layout, Share, Walk
 from cellwright.graph.accumulate import Step, accumulate
 from cellwright.graph.cell import INPUT, Cell
 from cellwright.graph.expr import Expr
@@ -21,13 +21,17 @@ __all__ = [
     "field",
     "plan_of",
     "projects_first",
-    "threads_for",
+    "share_of",
 ]
 
 _PROJECTED_BATCH = 2
 """Up to so many rows at a step, the input is projected ahead of the walk."""
 _TEAM_WORK = 200_000
 """Multiply-adds from which a call is shared out over the team."""
+_FEW_ROWS = 8
+"""Up to so many rows, threads may share the units of a step instead of its rows."""
+_MANY_WEIGHTS = 1 << 18
+"""Bytes of weights from which a step takes longer than waiting for the other threads."""
 _PROJECTED_BYTES = 1 << 26
 """The product of the whole input with its weights is stored only up to this size."""
 
@@ -211,14 +215,27 @@ def plan_of(cell: Cell, inputs: int, units: int, dtype: str, bias: bool) -> Plan
     return Plan(cell, inputs, units, dtype, bias)
 
 
-def threads_for(plan: Plan, layout: Layout) -> int:
-    """Return how many threads share the rows of a call."""
-    if layout.batch == 1 or layout.rows * plan.work < _TEAM_WORK:
-        return 1
-    return min(Team.threads(), layout.batch)
+_ALONE = Share(1, by_units=False)
 
 
-def projects_first(plan: Plan, layout: Layout) -> bool:
+def share_of(plan: Plan, layout: Layout) -> Share:
+    """Return how a call is shared out.
+
+    Rows are independent, so sharing them costs nothing. With few rows a step reads all weights for
+    little work: if these are many, threads take a share of the units each, and wait for each other
+    at every step.
+    """
+    threads = Team.threads()
+    if threads == 1 or layout.rows * plan.work < _TEAM_WORK:
+        return _ALONE
+    blocks = plan.units // host().block(plan.dtype)
+    few = layout.batch <= _FEW_ROWS and layout.counts is None and blocks > 1
+    if few and plan.work * plan.item >= _MANY_WEIGHTS and team(host()).at_once:
+        return Share(min(threads, blocks), by_units=True)
+    return _ALONE if layout.batch == 1 else Share(min(threads, layout.batch), by_units=False)
+
+
+def projects_first(plan: Plan, layout: Layout, share: Share) -> bool:
     """Whether the whole input is multiplied by its weights ahead of the walk.
 
     With few rows a step reads all weights for little work, and one large product reads the
@@ -226,7 +243,8 @@ def projects_first(plan: Plan, layout: Layout) -> bool:
     """
     size = layout.rows * plan.products_first
     few = layout.counts is None and layout.batch <= _PROJECTED_BATCH and layout.steps > 2
-    return few and 0 < size <= _PROJECTED_BYTES
+    alone = share.threads == 1 or share.by_units
+    return few and alone and 0 < size <= _PROJECTED_BYTES
 
 
 class Rows:

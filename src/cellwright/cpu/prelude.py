@@ -16,7 +16,8 @@ __all__ = ["emit_prelude"]
 def emit_prelude(frame: Frame) -> None:
     """Emit the packing of this thread's blocks of units, and the products ahead of its rows.
 
-    The products read what all threads have packed: they are taken only where one thread works.
+    The products read what all threads have packed: they are taken only where one thread works, or
+    where threads share the units and can wait for each other.
     """
     s, program = frame.s, frame.program
     with s.builder.if_then(s.builder.not_(s.is_null(frame.packed))):
@@ -26,6 +27,7 @@ def emit_prelude(frame: Frame) -> None:
             offset += depth * padded(program.units, s.lanes)
         if any(p.given for stage in program.stages for p in stage.products):
             with s.builder.if_then(s.less(0, frame.ahead)):
+                frame.wait()
                 _project(frame)
     s.finish()
 

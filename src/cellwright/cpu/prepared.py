@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, empty_like
 
+from cellwright.cpu.frame import PACKED
 from cellwright.cpu.memory import in_huge_pages
-from cellwright.cpu.plan import Plan, projects_first, threads_for
+from cellwright.cpu.plan import Plan, projects_first, share_of
 from cellwright.cpu.walks import Field, Layout, Walk
 
 if TYPE_CHECKING:
     from array import array
 
-__all__ = ["PACKED", "Prepared", "matrix_fields", "plain", "prepare", "reads_raw", "remember"]
+__all__ = ["Prepared", "matrix_fields", "plain", "prepare", "reads_raw", "remember"]
 
 _RAW_BATCH = 2
 """A single step of up to so many rows reads the weights as they lie: packing would cost more."""
 _MOST_PREPARED = 256
 """How many calls a plan remembers; lengths beyond count anew."""
-PACKED = 8
-"""Where the struct has the address of the packed weights; see ``cellwright.cpu.frame``."""
 
 
 def reads_raw(layout: Layout) -> bool:
@@ -49,8 +48,8 @@ class Prepared:
         walk = self.walk = plan.forward_walk
         H, N, T = plan.units, layout.batch, layout.steps
         self.keep, self.raw = keep, not keep and reads_raw(layout)
-        self.threads = threads_for(plan, layout)
-        self.ahead = not self.raw and self.threads == 1 and projects_first(plan, layout)
+        self.share = share_of(plan, layout)
+        self.ahead = not self.raw and projects_first(plan, layout, self.share)
         self.struct = self._struct(plan)
         # what is made anew on each call; like these, which hold a single element
         self.like_out, self.like_final = plan.like(T, N, H), plan.like(1, N, H)
@@ -86,7 +85,7 @@ class Prepared:
                 fields[state] = sequence
         matrices = matrix_fields(plan, walk)
         packed = int(not self.raw)
-        return walk.struct(layout, False, self.threads, fields, matrices, packed, self.ahead)
+        return walk.struct(layout, False, self.share.threads, fields, matrices, packed, self.ahead)
 
     def __call__(
         self, x: Tensor, states: Sequence[Tensor] | None, parameters: Sequence[Tensor]
@@ -118,7 +117,7 @@ class Prepared:
         if not self.raw:
             packed = in_huge_pages(empty_like(self.like_packed))
             struct[PACKED] = packed.data_ptr()
-        self.walk.run(struct, self.threads)
+        self.walk.run(struct, self.share)
         del a, packed
         return out, tuple(finals), kept
 

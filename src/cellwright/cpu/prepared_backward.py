@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from torch import Tensor, contiguous_format, empty_like, zeros_like
 
+from cellwright.cpu.frame import PACKED
 from cellwright.cpu.memory import in_huge_pages
-from cellwright.cpu.plan import Plan, threads_for
-from cellwright.cpu.prepared import PACKED, matrix_fields, plain, remember
+from cellwright.cpu.plan import Plan, share_of
+from cellwright.cpu.prepared import matrix_fields, plain, remember
 from cellwright.cpu.walks import Field, Layout, products
 from cellwright.graph.expr import leaf
 
@@ -56,7 +57,8 @@ class PreparedBackward:
     def __init__(self, plan: Plan, layout: Layout, given: bool, want_x: bool) -> None:
         self.plan, self.layout = plan, layout
         self.given, self.want_x = given, want_x
-        self.threads = threads_for(plan, layout)
+        self.share = share_of(plan, layout)
+        self.threads = self.share.threads
         self.walk, self.products = plan.backward_walk, products(plan.dtype)
         H, N, rows = plan.units, layout.batch, layout.rows
         self.width = len(plan.step.accumulators) * H
@@ -240,7 +242,7 @@ class PreparedBackward:
             struct[self.dy_field : self.dy_field + 3] = self.zero_row
         packed = in_huge_pages(empty_like(self.like_packed))
         struct[PACKED] = packed.data_ptr()
-        self.walk.run(struct, self.threads)
+        self.walk.run(struct, self.share)
         self.products.run(jobs, self.threads)
         del packed, scratch
         return [dx if self.want_x else None, *(dstates if self.given else ()), *gradients]

@@ -45,34 +45,46 @@ class Team:
     """Runs a kernel once for each thread number."""
 
     def __init__(self, target: Target) -> None:
-        self._run = self._openmp(target) or self._pool
+        entered = self._openmp(target)
+        self._run = entered or self._pool
+        self.at_once = entered is not None
+        """Whether all threads run at the same time, so that they may wait for each other."""
 
     @staticmethod
     def threads() -> int:
         """Return how many threads a kernel may use: torch's setting, or 1 in a forked child."""
         return 1 if _Process.forked else torch.get_num_threads()
 
-    def __call__(self, address: int, struct: int, threads: int) -> None:
-        """Run the function at ``address`` for thread numbers 0 … threads - 1, all at once."""
-        self._run(address, struct, threads)
+    def __call__(self, address: int, struct: int, threads: int, place: int = 0) -> None:
+        """Run the function at ``address`` for thread numbers 0 … threads - 1.
+
+        Args:
+            address: a function (struct, thread).
+            struct: what it is called with.
+            threads: how many thread numbers.
+            place: 0; or, for threads that wait for each other, the address of their number. A team
+                that comes out smaller becomes that number: all that run then run at once.
+        """
+        self._run(address, struct, threads, place)
 
     @staticmethod
-    def _openmp(target: Target) -> Callable[[int, int, int], None] | None:
+    def _openmp(target: Target) -> Callable[[int, int, int, int], None] | None:
         found = _find_openmp()
         if found is None:
             return None
         code = jit.load(target, "team", ["launch"], _emit_launch)
-        kinds = [ctypes.c_void_p] * 5 + [ctypes.c_int64]
+        kinds = [ctypes.c_void_p] * 5 + [ctypes.c_int64, ctypes.c_void_p]
         launch = ctypes.CFUNCTYPE(None, *kinds)(code.address["launch"])
 
-        def run(address: int, struct: int, threads: int) -> None:
-            launch(*found, address, struct, threads)
+        def run(address: int, struct: int, threads: int, place: int) -> None:
+            launch(*found, address, struct, threads, place)
 
         run.code = code  # type: ignore[attr-defined]  # keeps the machine code alive
         return run
 
     @staticmethod
-    def _pool(address: int, struct: int, threads: int) -> None:
+    def _pool(address: int, struct: int, threads: int, place: int) -> None:
+        assert place == 0, "the pool's threads need not run at once"
         function = WALK(address)  # ctypes lets go of the interpreter's lock during the call
         jobs = [_executor(threads).submit(function, struct, i) for i in range(1, threads)]
         function(struct, 0)
@@ -126,6 +138,12 @@ def _emit_launch() -> ir.Module:
     mine = b.sext(call_pointer(b, field(0, POINTER), number, []), I64)
     size = b.sext(call_pointer(b, field(1, POINTER), number, []), I64)
     function, struct, threads = field(2, POINTER), field(3, POINTER), field(4, I64)
+    place = field(5, POINTER)
+    together = b.icmp_unsigned("!=", place, ir.Constant(POINTER, None))
+    fewer = b.and_(together, b.icmp_signed("<", size, threads))
+    with b.if_then(fewer):
+        b.store(size, place)  # each member stores the same
+    threads = b.select(fewer, size, threads)
     start, head, body, done = (
         b.block,
         *(member.append_basic_block(n) for n in ("head", "body", "done")),
@@ -146,15 +164,15 @@ def _emit_launch() -> ir.Module:
 
 
 def _emit_entry(module: ir.Module, member: ir.Function) -> None:
-    kinds = [POINTER] * 5 + [I64]
+    kinds = [POINTER] * 5 + [I64, POINTER]
     launch = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "launch")
     b = ir.IRBuilder(launch.append_basic_block("entry"))
     parallel, *entries = launch.args
-    shared = reserve(b, I64, 5)
+    shared = reserve(b, I64, 6)
     for index, value in enumerate(entries):
         b.store(value, b.gep(shared, [ir.Constant(I64, index)], source_etype=I64))
     enter = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, I32, I32])
-    threads = b.trunc(entries[-1], I32)
+    threads = b.trunc(entries[-2], I32)
     call_pointer(b, parallel, enter, [member, shared, threads, ir.Constant(I32, 0)])
     b.ret_void()
 

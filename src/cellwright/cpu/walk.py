@@ -58,8 +58,10 @@ class _Walk:
         for stage, depth in zip(self.program.stages, depths(self.program), strict=True):
             self._stage(stage, offset)
             offset += depth * padded(self.program.units, s.lanes)
-        for source, target in self.program.finals:
-            self._final(source, target)
+        once = s.builder.icmp_signed("==", frame.thread, s.index(0))
+        with s.builder.if_then(s.builder.or_(frame.by_rows, once)):
+            for source, target in self.program.finals:
+                self._final(source, target)
 
     def _stage(self, stage: Stage, offset: int) -> None:
         """Walk over blocks of units, and within a block over chunks of rows."""
@@ -75,6 +77,7 @@ class _Walk:
             s.loop(frame.low, frame.end, frame.chunk, chunk)
 
         frame.blocks(chunks, self.downwards)
+        frame.wait()
 
     def _final(self, source: str, target: str) -> None:
         """Copy the rows whose sequence ends at this step."""

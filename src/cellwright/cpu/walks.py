@@ -5,12 +5,14 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cellwright.cpu import jit
-from cellwright.cpu.frame import HEADER, matrices, packed_size
+from cellwright.cpu.barrier import barrier_memory
+from cellwright.cpu.frame import BARRIER, HEADER, PACKED, THREADS, matrices, packed_size
 from cellwright.cpu.library import emit_library, library_names
 from cellwright.cpu.memory import in_huge_pages
 from cellwright.cpu.product import emit_products
@@ -19,10 +21,17 @@ from cellwright.cpu.team import WALK, Team, team
 from cellwright.cpu.walk import emit_walk
 from cellwright.graph.schedule import Program
 
-__all__ = ["Field", "Layout", "Products", "Walk", "dense", "library", "products"]
+__all__ = ["Field", "Layout", "Products", "Share", "Walk", "dense", "library", "products"]
 
 Field = tuple[int, int, int]
 """A buffer as a walk sees it: address, distance between steps and between rows in elements."""
+
+
+class Share(NamedTuple):
+    """How a call is shared out: over so many threads, by its rows or by the units of each step."""
+
+    threads: int
+    by_units: bool
 
 
 class Layout:
@@ -155,28 +164,35 @@ class Walk:
             threads: over how many threads the rows are shared out.
             fields: where each buffer of the program lies.
             weights: where each matrix lies.
-            packed: memory for the packed weights, or 0 to read the weights as they lie.
+            packed: address of memory for the packed weights, or 0 to read the weights as they lie.
             ahead: take the products with the input ahead of the walk, into the buffer ``gx``.
         """
         last = layout.steps - 1
         struct = [layout.steps, last if reverse else 0, -1 if reverse else 1, layout.batch]
         struct += (_address(layout.starts), _address(layout.counts))
         struct += (layout.bounds(threads).buffer_info()[0], self._table_address, packed)
-        struct += (int(ahead), threads)
+        struct += (int(ahead), threads, 0)
         for name in self.names:
             struct += fields[name]
         for name in self.matrices:
             struct += weights[name][:2]
         return array("q", struct)
 
-    def run(self, struct: "array[int]", threads: int) -> None:
+    def run(self, struct: "array[int]", share: Share) -> None:
         """Run the machine code; what the struct points to must be alive."""
+        threads, by_units = share
         address, _ = struct.buffer_info()
         if threads == 1:
             self._call(address, 0)
-        else:
-            self._team(self._prelude, address, threads)
-            self._team(self._walk, address, threads)
+            return
+        place = 0
+        if by_units:
+            barrier = barrier_memory()
+            struct[BARRIER], _ = barrier.buffer_info()
+            place = address + 8 * THREADS
+        if struct[PACKED]:
+            self._team(self._prelude, address, threads, place)
+        self._team(self._walk, address, threads, place)
 
     def pack_memory(self) -> Tensor:
         """Return memory for the packed weights."""
@@ -186,7 +202,7 @@ class Walk:
         self,
         layout: Layout,
         reverse: bool,
-        threads: int,
+        share: Share,
         fields: Mapping[str, Field],
         weights: Mapping[str, Tensor],
         ahead: bool = False,
@@ -195,7 +211,8 @@ class Walk:
         packed = self.pack_memory()
         matrices = {name: (w.data_ptr(), w.stride(0), 1) for name, w in weights.items()}
         address = packed.data_ptr()
-        self.run(self.struct(layout, reverse, threads, fields, matrices, address, ahead), threads)
+        struct = self.struct(layout, reverse, share.threads, fields, matrices, address, ahead)
+        self.run(struct, share)
 
 
 def _address(values: "array[int] | None") -> int:
