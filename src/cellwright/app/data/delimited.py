@@ -26,11 +26,15 @@ def scan_delimited(path: Path) -> tuple[pl.LazyFrame, Callable[[int], int], str]
     def line(index: int) -> int:
         return _line_of(path, separator, index)
 
-    return (
-        frame.rename(dict(zip(frame.collect_schema().names(), names, strict=True))),
-        line,
-        separator,
-    )
+    found = frame.collect_schema().names()
+    if len(found) != len(names):
+        raise InputError(
+            f"expected the names of the columns, but got {names[0]!r} with a line break or quote "
+            "that does not end; correct the header",
+            file=path,
+            row=1,
+        )
+    return frame.rename(dict(zip(found, names, strict=True))), line, separator
 
 
 def explain_failure(path: Path, separator: str, error: Exception) -> InputError:

@@ -141,12 +141,12 @@ def _grows(moments: pl.Series, series: pl.Series | None) -> bool:
 
 
 def _distinct(table: Table, name: str) -> int:
-    return int(table.lazy.select(pl.col(name).n_unique()).collect(engine="streaming").item())
+    return int(table.lazy.select(pl.col(name).n_unique()).collect().item())
 
 
 def _constant_within(table: Table, name: str, series: str) -> bool:
     distinct = table.lazy.group_by(series).agg(pl.col(name).n_unique()).select(pl.col(name).max())
-    return int(distinct.collect(engine="streaming").item()) == 1
+    return int(distinct.collect().item()) == 1
 
 
 def _task(
