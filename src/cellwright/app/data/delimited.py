@@ -101,6 +101,8 @@ def _header(path: Path) -> tuple[str, list[str]]:
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     names = [name.strip() for name in names]
+    if len(names) > 1 and not names[0] and "index" not in names:
+        names[0] = "index"  # pandas writes its numbers of the rows without a name
     if not names:
         raise InputError(
             "expected a header, but the first line is blank; remove it", file=path, row=1
