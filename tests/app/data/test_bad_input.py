@@ -86,6 +86,14 @@ def test_values_are_named_by_row_and_column(write, refused, column, row, value, 
     refused(read(path, LOAD), *words, place=f"t.csv, row {row}, column {column!r}")
 
 
+def test_times_that_cannot_be_told_are_not_passed_over(write, refused):
+    days = "".join(f"{day}/{month}/2020,{day}\n" for month in (1, 2, 3) for day in range(1, 12))
+    path = write("t.csv", "date,load\n" + days)
+    refused(read(path), "2012-01-31", "'1/1/2020'", place="row 2, column 'date'")
+    left_out = Options(exclude=("date",))
+    assert data.read_problem(path, options=left_out).schema.time is None
+
+
 def test_a_data_frame_counts_its_rows_from_1(refused):
     table = daily(40).with_columns(
         wind=pl.when(pl.int_range(pl.len()) == 6).then(None).otherwise("wind")

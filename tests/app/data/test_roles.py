@@ -49,6 +49,15 @@ def test_a_number_of_the_row_is_no_feature():
     assert "not read: id (a number of the row)" in problem.summary
 
 
+def test_what_pandas_writes_without_a_name_is_no_feature(write):
+    lines = daily(40).drop("wind").write_csv().splitlines()
+    text = "\n".join(f"{n - 1 if n else ''},{line}" for n, line in enumerate(lines))
+    problem = data.read_problem(write("t.csv", text))
+    assert problem.schema.targets == ("load",)
+    assert problem.schema.input_names[0] == "load"
+    assert "not read: index (a number of the row)" in problem.summary
+
+
 def test_columns_that_cannot_be_read_are_left_out_and_told():
     table = daily(60).with_columns(
         note=pl.int_range(pl.len()).cast(pl.String) + " o'clock",

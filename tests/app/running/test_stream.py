@@ -135,5 +135,5 @@ def test_dropout_is_off() -> None:
 
 
 def test_two_directions_cannot_stream() -> None:
-    with pytest.raises(InputError, match=r"Bi-GRU.*begins at the last.*without --bidi"):
+    with pytest.raises(InputError, match=r"Bi-GRU.*begins at the last.*has no `bi-`"):
         Stream(make_model(Task.CLASSIFY, "gru", bidirectional=True, num_layers=1))

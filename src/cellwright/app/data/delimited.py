@@ -26,11 +26,15 @@ def scan_delimited(path: Path) -> tuple[pl.LazyFrame, Callable[[int], int], str]
     def line(index: int) -> int:
         return _line_of(path, separator, index)
 
-    return (
-        frame.rename(dict(zip(frame.collect_schema().names(), names, strict=True))),
-        line,
-        separator,
-    )
+    found = frame.collect_schema().names()
+    if len(found) != len(names):
+        raise InputError(
+            f"expected the names of the columns, but got {names[0]!r} with a line break or quote "
+            "that does not end; correct the header",
+            file=path,
+            row=1,
+        )
+    return frame.rename(dict(zip(found, names, strict=True))), line, separator
 
 
 def explain_failure(path: Path, separator: str, error: Exception) -> InputError:
@@ -97,6 +101,8 @@ def _header(path: Path) -> tuple[str, list[str]]:
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     names = [name.strip() for name in names]
+    if len(names) > 1 and not names[0] and "index" not in names:
+        names[0] = "index"  # pandas writes its numbers of the rows without a name
     if not names:
         raise InputError(
             "expected a header, but the first line is blank; remove it", file=path, row=1

@@ -19,8 +19,9 @@ MOST_CATEGORIES = 20
 TIME_NAMES = {"time", "timestamp", "date", "datetime", "ds", "step", "t", "frame", "tick"}
 SERIES_NAMES = {
     *("series", "sequence", "id", "unique_id", "utterance", "case", "item", "recording", "trial"),
-    *("key", "sensor", "station", "store", "instance", "sample"),
+    *("key", "sensor", "station", "store", "instance", "sample", "subject", "patient", "device"),
 }
+ROW_NAMES = {"index", "row", "unnamed: 0"}
 LABEL_NAMES = ("label", "class", "target", "y", "category")
 SPLIT_NAMES = ("split", "partition", "subset")
 SPLIT_WORDS = {
@@ -62,7 +63,7 @@ def roles_of(table: Table, options: Options) -> Roles:
     targets = options.targets or table.hints.targets or ()
     free = {name: kind for name, kind in kinds.items() if name not in targets}
     split = options.split or _split(table, free)
-    time = options.time or table.hints.time or _time(free)
+    time = options.time or table.hints.time or _time(table, free)
     free = {name: kind for name, kind in free.items() if name not in {split, time}}
     series = options.series or table.hints.series or _series(table, free, time)
     free.pop(series or "", None)
@@ -80,7 +81,7 @@ def roles_of(table: Table, options: Options) -> Roles:
     return Roles(task, tuple(targets), features, series, time, split, left_out)
 
 
-def _time(kinds: Mapping[str, Kind]) -> str | None:
+def _time(table: Table, kinds: Mapping[str, Kind]) -> str | None:
     """The first column of times, else a column of numbers that is called like one."""
     for name, kind in kinds.items():
         if kind is Kind.TIME:
@@ -88,6 +89,15 @@ def _time(kinds: Mapping[str, Kind]) -> str | None:
     for name, kind in kinds.items():
         if kind is Kind.NUMBER and name.lower() in TIME_NAMES:
             return name
+    for name, kind in kinds.items():
+        if kind is Kind.CATEGORY and name.lower() in TIME_NAMES:
+            raise fail(
+                table,
+                f"expected times as 2012-01-31 or 2012-01-31 18:30, but got "
+                f"{table.column(name)[0]!r}; write them so, or leave the column out",
+                0,
+                name,
+            )
     return None
 
 
@@ -141,12 +151,12 @@ def _grows(moments: pl.Series, series: pl.Series | None) -> bool:
 
 
 def _distinct(table: Table, name: str) -> int:
-    return int(table.lazy.select(pl.col(name).n_unique()).collect(engine="streaming").item())
+    return int(table.lazy.select(pl.col(name).n_unique()).collect().item())
 
 
 def _constant_within(table: Table, name: str, series: str) -> bool:
     distinct = table.lazy.group_by(series).agg(pl.col(name).n_unique()).select(pl.col(name).max())
-    return int(distinct.collect(engine="streaming").item()) == 1
+    return int(distinct.collect().item()) == 1
 
 
 def _task(
@@ -176,7 +186,11 @@ def _target(
         labels = [name for name in labels if name.lower() in LABEL_NAMES] or labels
         if len(labels) == 1:
             return Task.CLASSIFY, (labels[0],)
-    figures = [name for name, kind in kinds.items() if kind is Kind.NUMBER]
+    figures = [
+        name
+        for name, kind in kinds.items()
+        if kind is Kind.NUMBER and _reason_against(table, name, kind) is None
+    ]
     if task is not Task.CLASSIFY and len(figures) == 1:
         return Task.FORECAST, (figures[0],)
     kind = "labels" if task is Task.CLASSIFY else "targets"
@@ -249,6 +263,7 @@ def _reason_against(table: Table, name: str, kind: Kind) -> str | None:
         return "neither numbers nor text"
     if kind is Kind.CATEGORY and _distinct(table, name) > MOST_CATEGORIES:
         return f"over {MOST_CATEGORIES} different texts"
-    if kind is Kind.NUMBER and _named_series(name) and _distinct(table, name) == table.height:
+    named = name.lower() in ROW_NAMES or _named_series(name)
+    if kind is Kind.NUMBER and named and _distinct(table, name) == table.height:
         return "a number of the row"
     return None

@@ -37,7 +37,7 @@ def split_by_time(stack: Stack, index: Index, horizon: int, options: Options) ->
     counts = np.stack([np.diff(index.starts)] + [np.zeros(len(index.starts) - 1, np.int64)] * 2, 1)
     if index.splits is not None:
         counts = _given_counts(stack, index, index.splits)
-    if not (index.splits is not None and (index.splits == 2).any()) and tested:
+    if not _test_given(index):
         counts[:, 2] = _held_out(counts[:, 0], tested, horizon)
         counts[:, 0] -= counts[:, 2]
     if not counts[:, 1].any() and held_out:
@@ -67,9 +67,7 @@ def split_by_sequence(stack: Stack, index: Index, labels: list[str], options: Op
     if index.splits is not None:
         parts = _given_parts(stack, index, index.splits)
     draw = np.random.default_rng(options.seed)
-    if not (parts == 2).any() and index.splits is not None and (index.splits == 2).any():
-        raise InputError("expected sequences to test on")
-    if not (index.splits is not None and (index.splits == 2).any()) and tested:
+    if not _test_given(index):
         _draw(parts, labels, tested, 2, draw)
     if not (parts == 1).any() and held_out:
         _draw(parts, labels, held_out, 1, draw)
@@ -85,9 +83,13 @@ def split_by_sequence(stack: Stack, index: Index, labels: list[str], options: Op
 
 def _test_share(index: Index, options: Options) -> float:
     tested = share(options.test_share, TEST_SHARE, "test")
-    if tested == 0 and (index.splits is None or not (index.splits == 2).any()):
+    if tested == 0 and not _test_given(index):
         raise InputError("expected a test share above 0 or a given test, but got neither")
     return tested
+
+
+def _test_given(index: Index) -> bool:
+    return index.splits is not None and bool((index.splits == 2).any())
 
 
 def _held_out(lengths: Ints, part: float, horizon: int) -> Ints:

@@ -235,5 +235,5 @@ def _facts(known: Tensor, *, gate: bool) -> str:
         return "no finite value"
     if gate:
         above, below = (float(some.double().mean()) for some in (known > 0.9, known < 0.1))
-        return f"{100 * above:.0f} % open, {100 * below:.0f} % shut"
+        return f"mean {float(known.mean()):.2f}, {100 * above:.0f} % open, {100 * below:.0f} % shut"
     return f"{float(known.min()):.2g} to {float(known.max()):.2g}".replace("-", "−")

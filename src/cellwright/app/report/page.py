@@ -221,7 +221,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         )
         gaps = [abs(run.score - run.torch_score) for run in runs if run.torch_score is not None]
         if gaps:
-            words += f" Its {comparison.metric.name} is within {max(gaps):.3g} of Cellwright's."
+            words += f" Its scores differ from Cellwright's by at most {max(gaps):.1g}."
         yield words
     if any(entry.step_microseconds is not None for entry in comparison.entries):
         yield (

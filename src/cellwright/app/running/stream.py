@@ -38,8 +38,8 @@ class Stream:
         if design.bidirectional:
             raise InputError(
                 f"expected a model that reads forwards, but got {design.label}: its second "
-                "direction begins at the last step, which a stream has not seen; train one without "
-                "--bidirectional, or use `cellwright predict` on whole sequences"
+                "direction begins at the last step, which a stream has not seen; train one whose "
+                "--cell has no `bi-` before it, or use `cellwright predict` on whole sequences"
             )
         self.model = model
         self._network = model.network.eval()
