@@ -31,7 +31,8 @@ class LayerExplanation:
         kernel: the kernel's name, or ``interpreter``.
         cause: why the interpreter does the work; empty for a kernel.
         tile: batch rows and units of a tile; (0, 0) for the interpreter.
-        threads: how many threads share the batch rows.
+        threads: how many threads share the work.
+        by_units: whether each has a share of the units, not of the batch rows.
         weights: how the kernel reads the weights.
         input: where the input is multiplied by its weights.
         operations: floating-point operations of the forward pass, 2 a multiply-add.
@@ -44,6 +45,7 @@ class LayerExplanation:
     cause: str
     tile: tuple[int, int]
     threads: int
+    by_units: bool
     weights: str
     input: str
     operations: int
@@ -56,7 +58,8 @@ class LayerExplanation:
         rows, units = self.tile
         return (
             f"layer {self.layer}: kernel {self.kernel}, tiles of {rows} rows × {units} units, "
-            f"{self.threads} thread{'s' if self.threads > 1 else ''}; {self.weights}; "
+            f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+            f"{' that share the units' if self.by_units else ''}; {self.weights}; "
             f"{self.input}; "
             f"{self.operations / 1e6:.3g} MFLOP and {self.bytes / 1e6:.3g} MB of weights: "
             f"forward floor {self.floor * 1e6:.3g} µs"
@@ -106,7 +109,7 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
         x = x.new_empty(1).expand(*x.shape[:-1], width)
     compiled = all(not layer.cause for layer in layers)
     backward = (
-        "derived kernel, then one large matrix product for each weight and the input; a second "
+        "derived kernel, then a matrix product for each weight and the input over all steps; a second "
         "derivative (create_graph=True) takes the interpreter"
         if compiled
         else "torch's autograd through the interpreter"
@@ -138,7 +141,7 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
             cause = str(error)
     if plan is None or target is None:
         cause = cause or "the parameters do not fit the input"
-        return LayerExplanation(number, "interpreter", cause, (0, 0), 1, "", "", 0, 0, 0.0)
+        return LayerExplanation(number, "interpreter", cause, (0, 0), 1, False, "", "", 0, 0, 0.0)
     share = share_of(plan, layout)
     threads = share.threads
     directions = len(weights)
@@ -149,7 +152,7 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
     operations = 2 * layout.rows * plan.work * directions
     once = plan.input_work if ahead else 0
     read = ((plan.work - once) * layout.steps + once) * plan.item * directions
-    rate = read_rate(max(_SMALLEST, plan.work * plan.item))
+    rate = read_rate(max(_SMALLEST, plan.work * plan.item)) * (threads if share.by_units else 1)
     floor = max(operations / (threads * matrix_rate(plan.dtype)), read / rate)
     return LayerExplanation(
         number,
@@ -157,6 +160,7 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
         "",
         (target.rows, target.block(plan.dtype)),
         threads,
+        share.by_units,
         "weights read as they lie" if raw else "weights packed",
         "input multiplied ahead of the walk" if ahead else "input multiplied within each step",
         operations,
