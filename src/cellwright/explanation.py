@@ -109,8 +109,8 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
         x = x.new_empty(1).expand(*x.shape[:-1], width)
     compiled = all(not layer.cause for layer in layers)
     backward = (
-        "derived kernel, then a matrix product for each weight and the input over all steps; a second "
-        "derivative (create_graph=True) takes the interpreter"
+        "derived kernel, then a matrix product for each weight and the input over all steps; a "
+        "second derivative (create_graph=True) takes the interpreter"
         if compiled
         else "torch's autograd through the interpreter"
     )
