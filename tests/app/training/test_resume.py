@@ -105,6 +105,12 @@ def test_what_cannot_be_resumed_says_why(tmp_path):
         train(problem, Design(CELLS["lstm"], 4), RECIPE, folder=tmp_path, resume=True)
     path = checkpoint_path(tmp_path)
     content = path.read_bytes()
+    altered = safetensors.torch.load(content)
+    altered["network.readout.weight"] = torch.zeros(3, 3)
+    with safetensors.safe_open(path, framework="pt") as file:
+        path.write_bytes(safetensors.torch.save(altered, file.metadata()))
+    with pytest.raises(InputError, match="a part is missing or altered"):
+        train(problem, DESIGN, RECIPE, folder=tmp_path, resume=True)
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="cannot be read"):
         train(problem, DESIGN, RECIPE, folder=tmp_path, resume=True)
