@@ -10,7 +10,7 @@ from tests.app.running.tables import make_table, sequences
 
 from cellwright.app.errors import InputError
 from cellwright.app.running import Stream, predict
-from cellwright.app.schema import Task
+from cellwright.app.schema import Missing, Task
 from cellwright.cells import CELLS
 
 CELL_KINDS = pytest.mark.parametrize("one", [*CELLS.values(), coupled], ids=lambda one: one.name)
@@ -85,6 +85,20 @@ def test_reset_begins_anew_for_one_key() -> None:
     assert stream.keys == ("b",)
     assert stream.step(rows[0], "a") == first
     assert stream.step(rows[1], "b") != other
+
+
+def test_reset_forgets_the_last_values_and_the_last_time_too() -> None:
+    schema = replace(SCHEMAS[Task.FORECAST], missing=Missing.FFILL)
+    rows = list(make_table(schema, (2,)).iter_rows(named=True))
+    gap = rows[0] | {"wind": None}
+    model = make_model(schema=schema)
+    fresh = Stream(model).step(gap)
+    stream = Stream(model)
+    stream.step(rows[1], "a")
+    with pytest.raises(InputError, match="expected a time after"):
+        stream.step(gap, "a")
+    stream.reset("a")
+    assert stream.step(gap, "a") == fresh
 
 
 def test_a_refused_row_leaves_the_state_as_it_was() -> None:

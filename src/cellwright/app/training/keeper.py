@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cellwright.app.errors import InputError
 from cellwright.app.model.network import flat_states, map_states
 from cellwright.app.training.checkpoint import check_same, load_checkpoint, save_checkpoint
 from cellwright.app.training.loop import Loop, Position
@@ -55,7 +56,17 @@ class Keeper:
         if self.path is None:
             return
         tensors, about = load_checkpoint(self.path)
-        check_same(self.path, self.same, about["same"])
+        try:
+            check_same(self.path, self.same, about["same"])
+            self._put(tensors, about)
+        except (KeyError, TypeError, IndexError, RuntimeError) as error:
+            raise InputError(
+                f"expected a whole checkpoint, but a part is missing or altered ({error}); train "
+                "without resuming",
+                file=self.path,
+            ) from error
+
+    def _put(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         loop = self.loop
         loop.position = Position(**about["position"])
         loop.history = [Epoch(**epoch) for epoch in about["history"]]

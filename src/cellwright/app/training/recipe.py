@@ -14,7 +14,8 @@ Precision = Literal["32-true", "64-true"]
 
 CLASSIFY_STEPS = 8000
 FORECAST_STEPS = 4000
-"""About how many steps there are on much data; little data ends by its epochs."""
+TEXT_SYMBOLS = 10_000_000
+"""About how many steps there are, or symbols read, on much data; little ends by its epochs."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,13 @@ def _forecast(problem: Problem) -> Recipe:
 
 
 def _text(symbols: int) -> Recipe:
-    batch_size = min(64, max(1, symbols // 1000))
-    return Recipe(epochs=10, batch_size=batch_size, learning_rate=6e-3, window=64, patience=3)
+    return Recipe(
+        epochs=min(8, max(1, TEXT_SYMBOLS // symbols)),
+        batch_size=min(32, max(1, symbols // 1000)),
+        learning_rate=1e-2,
+        patience=3,
+        window=64,
+    )
 
 
 def _check(
