@@ -47,10 +47,7 @@ APP_STREET = [
     "training",
     "running",
     "report",
-    "vowels_data",
-    "vowels_training",
-    "vowels_comparison",
-    "vowels_table",
+    "functions",
     "cli",
 ]
 """The same within the application; its facade, ``cellwright.app`` itself, is imported by cli."""

@@ -92,7 +92,7 @@ def _from_file(path: Path, name: str) -> Cell:
 
 def _run(path: Path) -> dict[str, object]:
     """The names that a file of the user's own defines."""
-    spec = importlib.util.spec_from_file_location(f"_cellwright_user_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"_cellwright_user_{path.stem}", path.resolve())
     if spec is None or spec.loader is None:
         raise InputError("expected a Python file, but it cannot be read as one", file=path)
     module = importlib.util.module_from_spec(spec)
@@ -119,4 +119,6 @@ def _line(error: Exception, path: Path) -> int | None:
     if isinstance(error, SyntaxError):
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
-    return next((one.lineno for one in reversed(frames) if one.filename == str(path)), None)
+    return next(
+        (one.lineno for one in reversed(frames) if Path(one.filename) == path.resolve()), None
+    )

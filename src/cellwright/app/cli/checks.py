@@ -1,0 +1,18 @@
+"""Checks of options that say what came; Typer's own `min` does not."""
+
+from collections.abc import Callable
+
+import typer
+
+__all__ = ["at_least"]
+
+
+def at_least(least: float) -> Callable[[float | None], float | None]:
+    """A check that a number, if there is one, is no smaller."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not value >= least:
+            raise typer.BadParameter(f"expected at least {least:g}, but got {value:g}")
+        return value
+
+    return check

@@ -1,0 +1,48 @@
+"""The command itself: its verbs, and what becomes of errors and interruptions."""
+
+import shlex
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from cellwright.app.errors import InputError
+from cellwright.errors import CellError
+
+__all__ = ["BAD_INPUT", "INTERRUPTED", "command_line", "program"]
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class Verbs(TyperGroup):
+    """Turns what a verb raises into a message on standard error and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except (InputError, CellError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(BAD_INPUT) from error
+        except KeyboardInterrupt as error:
+            said = "; ".join(["interrupted", *getattr(error, "__notes__", [])])
+            typer.echo(said, err=True)
+            raise typer.Exit(INTERRUPTED) from error
+
+
+def command_line() -> str:
+    """What was typed."""
+    return shlex.join(["cellwright", *sys.argv[1:]])
+
+
+program = typer.Typer(
+    cls=Verbs,
+    help="Recurrent cells, compiled from their equations: compare them on your own data, train, "
+    "predict, stream.",
+    epilog="Example: cellwright compare weather",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)

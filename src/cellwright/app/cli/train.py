@@ -1,0 +1,81 @@
+"""`cellwright train`: from a file to the folder of a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cellwright import app
+from cellwright.app.cli.checks import at_least
+from cellwright.app.cli.command import command_line
+from cellwright.app.cli.groups import gathered
+from cellwright.app.cli.options import DataOptions, NetworkOptions, TrainingOptions
+from cellwright.app.cli.progress import Bars
+from cellwright.app.training.results import METRICS
+
+__all__ = ["add_to"]
+
+
+@gathered
+def verb(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A file, or vowels, weather or topics.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the model is written.")],
+    means: DataOptions,
+    network: NetworkOptions,
+    training: TrainingOptions,
+    cell: Annotated[
+        str,
+        typer.Option(
+            metavar="CELL",
+            help="rnn, gru, lstm, rnn_relu; bi-gru for two directions; file.py:name for your own.",
+        ),
+    ] = "gru",
+    seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
+    ] = False,
+    devices: Annotated[
+        int, typer.Option(callback=at_least(1), help="Processes that share each batch.")
+    ] = 1,
+) -> None:
+    """Train a network with early stopping on a validation part; keep the best epoch as a folder.
+
+    Ctrl-C ends after the step at hand; the best epoch so far and a checkpoint are kept.
+    """
+    problem = app.read(data, means.options, test=means.test)
+    typer.echo(f"{problem.name}: {problem.summary}", err=True)
+    recipe = app.recipe_for(problem, **training.changes)
+    metric = METRICS[problem.schema.task]
+    with Bars(metric) as bars:
+        model = app.train(
+            problem,
+            cell=cell,
+            recipe=recipe,
+            seed=seed,
+            out=out,
+            resume=resume,
+            devices=devices,
+            command=command_line(),
+            progress=bars.tell,
+            **network.sizes,
+        )
+    found, done = model.about["metrics"], model.about["training"]
+    scores = [
+        f"{part} {metric.name} {found[part]:.4f}"
+        for part in ("validation", "test")
+        if found[part] is not None
+    ]
+    typer.echo(
+        f"{out}: {model.network.design.label}, best epoch {done['best_epoch']} of "
+        f"{done['epochs']}; {', '.join(scores)}"
+    )
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add the verb."""
+    program.command(
+        "train",
+        epilog="Example: cellwright train readings.csv --target state --cell gru --out model/",
+    )(verb)
