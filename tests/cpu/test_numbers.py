@@ -65,6 +65,7 @@ def test_special_values_in_gradients(cell, value, dtype):
     cotangents = {n: torch.ones_like(t) for n, t in results(case).items()}
     ours, theirs = run(case, cotangents)[1], run(case, cotangents, engine=torch_layer)[1]
     for name, expected in theirs.items():
+        assert torch.equal(ours[name].isnan(), expected.isnan()), name
         assert torch.equal(ours[name].isfinite(), expected.isfinite()), name
 
 

@@ -119,7 +119,7 @@ def _sign(s: Simd, x: Value) -> Value:
 
 
 def _positive(s: Simd, x: Value) -> Value:
-    return s.choose(">", x, s.constant(0.0), s.constant(1.0), s.constant(0.0))
+    return s.choose("<=", x, s.constant(0.0), s.constant(0.0), s.constant(1.0))
 
 
 def _extreme(comparison: str) -> Callable[[Simd, Value, Value], Value]:

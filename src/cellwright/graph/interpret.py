@@ -19,7 +19,7 @@ __all__ = ["MEANINGS", "Form", "Weights", "evaluate", "interpret_layer", "interp
 
 
 def _positive(a: Tensor) -> Tensor:
-    return (a > 0).to(a.dtype)
+    return (~(a <= 0)).to(a.dtype)
 
 
 MEANINGS: dict[str, Callable[..., Tensor]] = {

@@ -47,11 +47,12 @@ ELEMENTWISE: dict[str, Op] = {
     "sqrt": Op(1, math.sqrt, "√({})", r"\sqrt{{{}}}"),
     "abs": Op(1, abs, "|{}|", r"\lvert {} \rvert"),
     "sign": Op(1, _sign, "sign({})", r"\operatorname{{sign}}({})"),
-    "positive": Op(1, lambda a: float(a > 0), "[{} > 0]", r"[{} > 0]"),
+    "positive": Op(1, lambda a: float(not a <= 0), "[{} > 0]", r"[{} > 0]"),
     "maximum": Op(2, max, "max({}, {})", r"\max({}, {})"),
     "minimum": Op(2, min, "min({}, {})", r"\min({}, {})"),
 }
-"""Elementwise operations. ``positive`` is 1 where its argument is above 0, else 0."""
+"""Elementwise operations. ``positive`` is 0 where its argument is at most 0, else 1, also for
+nan: the derivative of relu, through which torch lets nan pass."""
 
 LEAVES: dict[str, str] = {
     "const": "a number",
