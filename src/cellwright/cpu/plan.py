@@ -13,6 +13,7 @@ from cellwright.cpu.walks import Field, Layout, Share, Walk
 from cellwright.graph.accumulate import Step, accumulate
 from cellwright.graph.cell import INPUT, Cell
 from cellwright.graph.expr import Expr
+from cellwright.graph.runs import runs
 from cellwright.graph.schedule import backward, forward
 
 __all__ = [
@@ -43,17 +44,6 @@ class Fed(NamedTuple):
     column: int
     row: int
     width: int
-
-
-def _runs(slots: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Cut into runs of successive numbers: (first, count)."""
-    runs: list[tuple[int, int]] = []
-    for slot in slots:
-        if runs and slot == sum(runs[-1]):
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((slot, 1))
-    return runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,18 +93,15 @@ class Plan:
     def _fed(self, source: Expr) -> list[Fed]:
         H, found = self.units, []
         for bundle, gates in self.cell.bundles.items():
-            runs: list[tuple[int, int, int]] = []
-            for row, (slot, gate) in enumerate(zip(self.step.slots(bundle), gates, strict=True)):
-                terms = self.step.accumulators[slot].terms
-                if all(
-                    t.source is not source or (t.bundle, t.gate) != (bundle, gate) for t in terms
-                ):
-                    continue
-                if runs and (slot, row) == (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]):
-                    runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
-                else:
-                    runs.append((slot, row, 1))
-            for slot, row, count in runs:
+            keys = [
+                (slot, row, bundle)
+                for row, (slot, gate) in enumerate(zip(self.step.slots(bundle), gates, strict=True))
+                if any(
+                    t.source is source and (t.bundle, t.gate) == (bundle, gate)
+                    for t in self.step.accumulators[slot].terms
+                )
+            ]
+            for slot, row, count, _ in runs(keys):
                 found.append(Fed(bundle, slot * H, row * H, count * H))
         return found
 
@@ -122,10 +109,11 @@ class Plan:
     def bias_slices(self) -> dict[str, list[slice]]:
         """For each bundle, the columns of the accumulators' gradients that make its bias's."""
         H = self.units
-        return {
-            bundle: [slice(first * H, (first + count) * H) for first, count in _runs(slots)]
-            for bundle, slots in ((b, self.step.slots(b)) for b in self.cell.bundles)
-        }
+        found: dict[str, list[slice]] = {}
+        for bundle in self.cell.bundles:
+            keys = [(slot, row, bundle) for row, slot in enumerate(self.step.slots(bundle))]
+            found[bundle] = [slice(slot * H, (slot + n) * H) for slot, _, n, _ in runs(keys)]
+        return found
 
     @cached_property
     def forward_walk(self) -> Walk:

@@ -4,7 +4,7 @@ A program walks over time. Each step has one or more stages; a stage is a set of
 whose sums come to lie in tiles, and then equations that read the tiles and memory, and write.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -13,6 +13,7 @@ from cellwright.graph.accumulate import Step, accumulate
 from cellwright.graph.cell import Cell
 from cellwright.graph.derive import Adjoint, adjoint
 from cellwright.graph.expr import Expr, const, leaf, substitute, topological
+from cellwright.graph.runs import runs
 from cellwright.graph.simplify import simplify
 
 __all__ = ["Buffer", "Product", "Program", "Read", "Stage", "Write", "backward", "forward"]
@@ -163,7 +164,7 @@ class _Forward:
             for row, (gate, slot) in enumerate(gates)
             if slot in tiles
         ]
-        for tile, row, count, read in _runs(keys):
+        for tile, row, count, read in runs(keys):
             given = read.buffer == "x"
             depth = self.inputs if given else self.units
             yield Product(read, depth, tile, count, bundle, row * self.units, False, given)
@@ -200,19 +201,6 @@ class _Forward:
                 row = self.step.cell.bundles[term.bundle].index(term.gate)
                 value = value + leaf("read", Read(f"bias.{term.bundle}", row * self.units))
         return value
-
-
-def _runs(keys: Sequence[tuple[int, int, Read]]) -> Iterable[tuple[int, int, int, Read]]:
-    """Merge neighbours: (tile, row, source) in steps of one become (tile, row, count, source)."""
-    runs: list[tuple[int, int, int, Read]] = []
-    for tile, row, read in keys:
-        if runs:
-            t, r, n, source = runs[-1]
-            if (tile, row, read) == (t + n, r + n, source):
-                runs[-1] = (t, r, n + 1, source)
-                continue
-        runs.append((tile, row, 1, read))
-    return runs
 
 
 @lru_cache(maxsize=512)
@@ -293,7 +281,7 @@ class _Backward:
                     for t in self.step.accumulators[slot].terms
                 )
             ]
-            for slot, row, count, read in _runs(keys):
+            for slot, row, count, read in runs(keys):
                 H = self.units
                 moved = Read("da", slot * H, read.when)
                 yield Product(moved, count * H, tile, 1, bundle, row * H, True)
