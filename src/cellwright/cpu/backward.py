@@ -6,15 +6,22 @@ follows from it in a few products over all steps at once: the gradients of weigh
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cellwright.cpu.memory import new_matrix
 from cellwright.cpu.plan import Fed, Kept, Plan, Rows, field, share_of
+from cellwright.cpu.product import depth_table
+from cellwright.cpu.products import ProductList, all_depths
+from cellwright.cpu.shifts import edges, shifts
 from cellwright.cpu.walks import Field, Layout, Walk
-from cellwright.graph.expr import leaf
+from cellwright.graph.expr import Expr, leaf
 from cellwright.graph.interpret import Weights
+
+if TYPE_CHECKING:
+    from array import array
 
 __all__ = ["Gradients", "backward_layer"]
 
@@ -70,10 +77,14 @@ def backward_layer(
         if states is not None:
             one.initial = [s[d] for s in states]
         one.walk(_half(outputs, d, D, H), None if dy is None else _half(dy, d, D, H), own)
-        if want_x:
-            dx = one.input_gradient(dx)
         if states is not None:
             one.add_state_gradients([g[d] for g in dstates])
+        if plan.small:
+            gradients, dx = one.small_products(dx, want_x)
+            found.append(gradients)
+            continue
+        if want_x:
+            dx = one.input_gradient(dx)
         found.append(one.weight_gradients())
     return Gradients(None if dx is None else rows.sequence(dx), dstates, found)
 
@@ -135,7 +146,7 @@ class _Direction:
                 initial states, but for what reaches these through products with weights.
         """
         plan, x = self.plan, self.x
-        share = share_of(plan, self.layout)
+        share = self.share = share_of(plan, self.layout)
         self.streams = [out, *self.kept.states]
         self.db = x.new_zeros(share.threads, self.width)
         self.dvectors = {v: x.new_zeros(share.threads, self.units) for v in plan.cell.vectors}
@@ -199,6 +210,89 @@ class _Direction:
             for f in self.plan.fed.get(leaf("state", state), ()):
                 product = (_columns(edge, f), _rows(self.held.bundles[f.bundle], f))
                 gradient.add_(torch.mm(*product))  # addmm would round every term to the sum's size
+
+    def small_products(self, dx: Tensor | None, want_x: bool) -> tuple[Weights, Tensor | None]:
+        """Return the gradients of all parameters and of the input, in one call into machine code.
+
+        Args:
+            dx: the input's gradient through the other direction, or None.
+            want_x: whether the input's gradient is wanted.
+        """
+        jobs = ProductList(self.plan.dtype, self.share.threads)
+        gradients = [t.new_empty(t.shape) for t in self.held.tensors]
+        made = Weights(self.held.form, gradients)
+        whole = all_depths(self.layout.rows)
+        sources = [(_INPUT, self.inputs)]
+        sources += zip(self.step.expressions, self.kept.expressions, strict=True)
+        for source, value in sources:
+            self._list_weights(jobs, made, source, value, whole)
+        before = depth_table(shifts(self.rows, self.reverse))
+        for k, state in enumerate(self.plan.cell.states):
+            source = leaf("state", state)
+            self._list_weights(jobs, made, source, self.streams[k], before)
+            if self.initial is not None:
+                first = depth_table(edges(self.rows, self.reverse))
+                self._list_weights(jobs, made, source, self.initial[k], first, adds=True)
+        self._list_sums(jobs, made)
+        if want_x:
+            dx = self._list_input_gradient(jobs, dx)
+        jobs.run()
+        return made, dx
+
+    def _list_weights(
+        self,
+        jobs: ProductList,
+        made: Weights,
+        source: Expr,
+        value: Tensor,
+        depths: "array[int]",
+        *,
+        adds: bool = False,
+    ) -> None:
+        """List the gradients of all weights that are multiplied with a matrix of rows."""
+        item, da, bundles = self.plan.item, self.da.data_ptr(), made.bundles
+        for f in self.plan.fed.get(source, ()):
+            weights = bundles[f.bundle]
+            width = weights.shape[1]
+            left = (da + f.column * item, 1, self.width)
+            result = (weights.data_ptr() + f.row * width * item, width)
+            right = (value.data_ptr(), value.stride(0))
+            jobs.add(left, right, result, (f.width, width), depths, adds=adds)
+
+    def _list_sums(self, jobs: ProductList, made: Weights) -> None:
+        """List the gradients of biases and vectors: what the threads have summed up, added."""
+        item, one = self.plan.item, (self.plan.one.data_ptr(), 0, 0)
+        depths = all_depths(self.share.threads)
+        for bundle, bias in made.biases.items():
+            target = bias.data_ptr()
+            for columns in self.plan.bias_slices[bundle]:
+                count = columns.stop - columns.start
+                sums = (self.db.data_ptr() + columns.start * item, self.width)
+                jobs.add(one, sums, (target, 0), (1, count), depths)
+                target += count * item
+        for name, vector in made.vectors.items():
+            sums = (self.dvectors[name].data_ptr(), self.units)
+            jobs.add(one, sums, (vector.data_ptr(), 0), (1, self.units), depths)
+
+    def _list_input_gradient(self, jobs: ProductList, dx: Tensor | None) -> Tensor:
+        fed, item = self.plan.fed.get(_INPUT, ()), self.plan.item
+        if self.dx is not None:
+            dx = self.dx if dx is None else dx.add_(self.dx)
+        if dx is None and not fed:
+            return torch.zeros_like(self.inputs)
+        adds = dx is not None
+        if dx is None:
+            dx = new_matrix(self.x, self.layout.rows, self.plan.inputs)
+        bundles = self.held.bundles
+        for f in fed:
+            weights = bundles[f.bundle]
+            step = weights.stride(0)
+            left = (self.da.data_ptr() + f.column * item, self.width, 1)
+            right = (weights.data_ptr() + f.row * step * item, step)
+            result = (dx.data_ptr(), dx.stride(0))
+            jobs.add(left, right, result, (len(dx), dx.shape[1]), all_depths(f.width), adds=adds)
+            adds = True
+        return dx
 
     def weight_gradients(self) -> Weights:
         """Return the gradients of weights, biases and per-unit vectors."""

@@ -14,14 +14,11 @@ from cellwright.cpu.frame import PACKED
 from cellwright.cpu.memory import in_huge_pages
 from cellwright.cpu.plan import Plan, share_of
 from cellwright.cpu.prepared import matrix_fields, plain, remember
+from cellwright.cpu.products import all_depths
 from cellwright.cpu.walks import Field, Layout, products
 from cellwright.graph.expr import leaf
 
 __all__ = ["PreparedBackward", "prepare_backward"]
-
-_SMALL_WEIGHTS = 1 << 19
-"""Bytes of weights up to which the products are taken without packing. Measured against the matrix
-product of torch: from 0.35 to 0.9 of its time up to here, longer beyond twice this size."""
 
 _Matrix = tuple[str, int, int]
 """Name, first element, distance between rows."""
@@ -66,7 +63,6 @@ class PreparedBackward:
         self.like_a = plan.like(rows, self.width)
         self.like_dx = plan.like(layout.steps, N, plan.inputs)
         self.like_state, self.like_packed = plan.like(1, N, H), plan.like(self.walk.packed_size)
-        self.one = plan.zeros.new_ones(1)
         scratch = self._scratch()
         self.like_scratch = plan.like(sum(size for _, size in scratch))
         self.places = self._places(scratch)
@@ -76,6 +72,7 @@ class PreparedBackward:
         fills = [self._fill(at[name], name) for name in at if name in self.places]
         fills += [self._fill(p, f"w.{b}") for b, p in self.walk.matrix_position.items()]
         self.struct_fills = fills
+        self.tables: list[array[int]] = []
         self.jobs, self.job_fills = self._list_products()
         self.dy_field, self.zero_row = at["dy"], array("q", plan.zero_row)
         self.dstate_fields = [at[f"d{state}"] for state in self.states]
@@ -135,7 +132,9 @@ class PreparedBackward:
             adds = int(target in filled or job.c[0] in self.start_names)
             filled.add(target)
             memory += [0, job.a[2], job.depth_of_a, 0, job.b[2], 0, job.c[2]]
-            memory += [job.rows, job.columns, job.depths, adds]
+            depths = all_depths(job.depths)
+            self.tables.append(depths)  # the list has its address
+            memory += [job.rows, job.columns, adds, depths.buffer_info()[0]]
         return array("q", memory), fills
 
     def _targets(self, name: str) -> list[int]:
@@ -229,7 +228,7 @@ class PreparedBackward:
         dx = empty_like(self.like_dx) if self.want_x or self.plan.reads_input else None
         gradients = [empty_like(t) for t in parameters]
         scratch = zeros_like(self.like_scratch)
-        owned = (scratch, x, a, da, dy, dx, self.one, out, *streams, *(states or ()))
+        owned = (scratch, x, a, da, dy, dx, self.plan.one, out, *streams, *(states or ()))
         addresses = [0 if t is None else t.data_ptr() for t in (*owned, *parameters, *gradients)]
         struct = self.struct[:]
         for field, number, offset in self.struct_fills:
@@ -271,8 +270,8 @@ def prepare_backward(
     """Return the prepared call, or None if the layer is too large or needs more memory."""
     key = (layout.steps, layout.batch, threads, given, want_x)
     if key not in plan.prepared:
-        small = plan.work * plan.item <= _SMALL_WEIGHTS and plain(plan)
-        made = PreparedBackward(plan, layout, given, want_x) if small else None
+        short = plan.small and plain(plan)
+        made = PreparedBackward(plan, layout, given, want_x) if short else None
         remember(plan, key, made)
     found: PreparedBackward | None = plan.prepared[key]
     return found

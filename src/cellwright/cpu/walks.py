@@ -62,7 +62,7 @@ class Layout:
         return self._bounds[threads]
 
     def _share(self, threads: int) -> "array[int]":
-        if self.counts is None:
+        if self.counts is None or threads == 1:
             return array("q", [self.batch * i // threads for i in range(threads + 1)])
         # a row's length is the number of steps that have it: the first rows are the longest
         lengths = [sum(count > row for count in self.counts) for row in range(self.batch)]

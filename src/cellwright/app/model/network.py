@@ -17,6 +17,7 @@ from cellwright.app.model.design import Design
 from cellwright.app.problem import Scaling
 from cellwright.app.schema import Schema, Task
 from cellwright.nn import Recurrent
+from cellwright.nn.sequence import sum_steps
 
 __all__ = ["QUANTILES", "Network", "Reading", "first_sequences", "flat_states", "map_states"]
 
@@ -162,7 +163,7 @@ class Network(nn.Module):
             )
         h, states = self.recurrent(inputs, None if reading is None else reading.states)
         if isinstance(h, PackedSequence):
-            total, steps = _sums(h)
+            total, steps = sum_steps(h)
         else:
             total = h.sum(0)
             steps = total.new_full(total.shape[:1], h.shape[0])
@@ -182,19 +183,6 @@ class Network(nn.Module):
         change, below, above = read.unflatten(-1, shape).unbind(-1)
         middle = last.unsqueeze(-1) + change
         return torch.stack((middle - F.softplus(below), middle, middle + F.softplus(above)), dim=-1)
-
-
-def _sums(h: PackedSequence) -> tuple[Tensor, Tensor]:
-    """The sum of h over the steps of each sequence, and how many they are, in the user's order."""
-    order = torch.arange(int(h.batch_sizes[0]))
-    runs = order < h.batch_sizes[:, None]  # (L, N)
-    # On CPU, 3 to 11 times as fast with its gradient as to pad and to sum: nothing is copied.
-    total = h.data.new_zeros(len(order), h.data.shape[-1])
-    total = total.index_add(0, order.expand_as(runs)[runs].to(total.device), h.data)
-    steps = runs.sum(0).to(total)
-    if h.unsorted_indices is not None:
-        return total[h.unsorted_indices], steps[h.unsorted_indices]
-    return total, steps
 
 
 def map_states(states: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -1,0 +1,58 @@
+"""A list of small products under way; see ``cellwright.cpu.product`` for what runs it."""
+
+from array import array
+from functools import lru_cache
+
+from cellwright.cpu.product import PRODUCTS_HEADER, depth_table
+from cellwright.cpu.walks import products
+
+__all__ = ["ProductList", "all_depths"]
+
+
+@lru_cache(maxsize=1024)
+def all_depths(count: int) -> "array[int]":
+    """Return the table of a product over the first ``count`` depths."""
+    return depth_table([(0, 0, count)])
+
+
+class ProductList:
+    """Products that run in one call. What they read and write must be alive until then.
+
+    Args:
+        dtype: a key of ``target.DTYPES``.
+        threads: how many share the rows of each product.
+    """
+
+    def __init__(self, dtype: str, threads: int) -> None:
+        self._products, self._threads = products(dtype), threads
+        self._memory = array("q", (0, threads))
+        assert len(self._memory) == PRODUCTS_HEADER
+        self._tables: list[array[int]] = []
+
+    def add(
+        self,
+        a: tuple[int, int, int],
+        b: tuple[int, int],
+        c: tuple[int, int],
+        shape: tuple[int, int],
+        depths: "array[int]",
+        *,
+        adds: bool = False,
+    ) -> None:
+        """List C = A · B, or with ``adds`` C += A · B. Distances count elements.
+
+        Args:
+            a: address, distance between rows, distance between depths.
+            b: address, distance between depths; columns lie one after another.
+            c: address, distance between rows; columns as in b.
+            shape: rows and columns of C.
+            depths: a table of ``depth_table``: which depths of A meet which of B.
+            adds: whether to add to C.
+        """
+        self._memory.extend((*a, *b, *c, *shape, adds, depths.buffer_info()[0]))
+        self._memory[0] += 1
+        self._tables.append(depths)
+
+    def run(self) -> None:
+        """Compute all of them, in order."""
+        self._products.run(self._memory, self._threads)
