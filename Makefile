@@ -1,5 +1,5 @@
-# make demo    install into .venv and run `cellwright compare` on the bundled data
-# make test    install into .venv, then lint, type check and all tests
+# make demo    install into .venv and run `cellwright compare` on the bundled data: report.html
+# make test    install into .venv, then lint, type check and all tests, one in a browser
 # make bench   time Cellwright against torch.nn
 # make lint    lint and type check alone
 # make clean   remove .venv and every cache
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint clean
+.PHONY: help demo test browser bench lint clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -36,8 +36,23 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/cellwright compare $(ARGS)
 
-test: lint
+test: lint browser
 	$(BIN)/python -m pytest -q -n $(WORKERS)
+
+# The report's test needs a browser; a fresh Debian machine, as CI has it, gets one here.
+browser:
+	@found=; \
+	for name in chromium chromium-browser google-chrome; do \
+	  if command -v $$name >/dev/null; then found=$$name; fi; \
+	done; \
+	if [ -n "$$found" ] && command -v chromedriver >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing chromium and chromium-driver for the report's test"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	    --no-install-recommends chromium chromium-driver; } >/dev/null && exit 0; \
+	fi; \
+	echo "note: without chromium and chromedriver the report's browser test is skipped" \
+	  "(Debian: apt install chromium chromium-driver)" >&2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,7 +1,9 @@
 """What README.md and docs/ show is true: their code runs, and its output is the one shown.
 
 A block of Python may be followed by a `text` block: what it prints. Below a comment
-`<!-- numbers vary -->` numbers, instruction sets and plurals are left out of the comparison.
+`<!-- numbers vary -->` numbers, instruction sets and plurals are left out of the comparison; a
+command below `<!-- not run -->` is long or writes what no two machines do: only its verb and its
+options are looked up.
 """
 
 import contextlib
@@ -21,6 +23,7 @@ from cellwright.app.cli import program as app
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VARIES = "<!-- numbers vary -->"
+NOT_RUN = "<!-- not run -->"
 FILE = "my_cell.py"
 """What a block is called in the error messages that it prints."""
 
@@ -29,12 +32,12 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, the line it starts at, whether numbers vary."""
+    """A fenced block: its language, its text, the line it starts at, the line before."""
 
     language: str
     text: str
     line: int
-    varies: bool
+    before: str
 
 
 def blocks(page):
@@ -43,8 +46,8 @@ def blocks(page):
         if language is None and line.startswith("```"):
             language, inner, start = line.removeprefix("```"), [], number
         elif line == "```":
-            found.append(Block(language, "\n".join(inner) + "\n", start, before == VARIES))
-            language = None
+            found.append(Block(language, "\n".join(inner) + "\n", start, before))
+            language, before = None, ""
         elif language is not None:
             inner.append(line)
         else:
@@ -54,6 +57,8 @@ def blocks(page):
 
 
 def masked(text):
+    text = re.sub(r"[ ─]+", " ", text)  # columns are as wide as their numbers
+    text = re.sub(r" +$", "", text, flags=re.MULTILINE)
     text = re.sub(r"\b(avx512|avx2|neon|sse2)\b", "ISA", text)
     return re.sub(r"\d[\d.,]*(e[+-]?\d+)?( threads?\b)?", "#", text)
 
@@ -68,33 +73,53 @@ def printed(block, names):
 
 
 @each_page
-def test_code_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch):
-    monkeypatch.setenv("CELLWRIGHT_CACHE_DIR", str(tmp_path))
+def test_blocks_do_what_is_shown(page, tmp_path, monkeypatch):
+    """In order, in one folder: what a block writes, a later one may read."""
+    monkeypatch.setenv("CELLWRIGHT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
     names = {"__name__": "my_cell"}
     found = blocks(page)
     with torch.random.fork_rng(devices=[]):
         for block, after in zip(found, [*found[1:], None][: len(found)], strict=True):
-            if block.language != "python":
-                continue
-            output = printed(block, names)
             where = f"{page.name}:{block.line}"
-            if after is None or after.language != "text":
-                assert output == "", f"{where} prints what is not shown"
-            elif after.varies:
-                assert masked(output) == masked(after.text), where
-            else:
-                assert output == after.text, where
+            if block.language == "console":
+                for command, shown in commands(block):
+                    run(command, shown, block, where)
+            elif block.language == "python":
+                output = printed(block, names)
+                if after is None or after.language != "text":
+                    assert output == "", f"{where} prints what is not shown"
+                else:
+                    same(output, after, after.text, where)
 
 
-@each_page
-def test_commands_print_what_is_shown(page):
-    for block in blocks(page):
-        if block.language == "console":
-            command, _, shown = block.text.partition("\n")
-            program, *arguments = shlex.split(command.removeprefix("$ "))
-            assert program == "cellwright"
-            done = CliRunner().invoke(app, arguments)
-            assert (done.exit_code, done.stdout) == (0, shown), f"{page.name}:{block.line}"
+def commands(block):
+    """The commands of a block, each with what is shown beneath it."""
+    parts = re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]
+    return [tuple(part.partition("\n")[::2]) for part in parts]
+
+
+def run(command, shown, block, where):
+    """Run `cellwright …`, with `< FILE` as its input, or only see that there is such a command."""
+    command, _, file = command.partition(" < ")
+    program, *arguments = shlex.split(command)
+    assert program == "cellwright", where
+    if block.before == NOT_RUN:
+        known = CliRunner().invoke(app, [arguments[0], "--help"], env={"COLUMNS": "200"}).stdout
+        assert [one for one in arguments if one[:2] == "--" and f"{one} " not in known] == [], where
+        return
+    given = Path(file).read_text(encoding="utf-8") if file else None
+    done = CliRunner().invoke(app, arguments, input=given, env={"COLUMNS": "80"})
+    assert done.exit_code == 0, f"{where}: {done.output}"
+    same(done.output, block, shown, where)
+
+
+def same(output, block, shown, where):
+    """See that an output is the one shown, but for what varies."""
+    if block.before == VARIES:
+        assert masked(output) == masked(shown), where
+    else:
+        assert output == shown, where
 
 
 def test_the_readme_shows_the_lstm():

@@ -1,5 +1,6 @@
 """The command itself: its verbs, and what becomes of errors and interruptions."""
 
+import os
 import shlex
 import sys
 from typing import Any
@@ -10,7 +11,7 @@ from typer.core import TyperGroup
 from cellwright.app.errors import InputError
 from cellwright.errors import CellError
 
-__all__ = ["BAD_INPUT", "INTERRUPTED", "command_line", "program"]
+__all__ = ["BAD_INPUT", "INTERRUPTED", "command_line", "is_first_process", "program"]
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -30,6 +31,11 @@ class Verbs(TyperGroup):
             said = "; ".join(["interrupted", *getattr(error, "__notes__", [])])
             typer.echo(said, err=True)
             raise typer.Exit(INTERRUPTED) from error
+
+
+def is_first_process() -> bool:
+    """Whether this is the one of several processes of a training that speaks."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
 def command_line() -> str:

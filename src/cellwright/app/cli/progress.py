@@ -32,13 +32,15 @@ class Bars:
 
     def __init__(self, metric: Metric, trainings: int = 1) -> None:
         # Two refreshes a second: the bar's thread must not take time from what is being timed.
+        console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[figures]}"),
-            console=Console(stderr=True),
+            console=console,
+            disable=not console.is_terminal,  # a log wants no bars
             refresh_per_second=2,
             transient=True,
         )

@@ -49,7 +49,7 @@ def verb(
                 said = stream.step(row, key=name)
             if key is not None:
                 said = {key: name, **said}
-            typer.echo(json.dumps(said, ensure_ascii=False))  # flushed at once
+            typer.echo(json.dumps(_short(said), ensure_ascii=False))  # flushed at once
     except UnicodeDecodeError as error:
         raise InputError(
             f"expected UTF-8, but got the byte 0x{error.object[error.start]:02x}; convert it",
@@ -62,6 +62,15 @@ def add_to(program: typer.Typer) -> None:
     program.command(
         "stream", epilog="Example: tail -f readings.csv | cellwright stream model/ --key sensor"
     )(verb)
+
+
+def _short(said: Any) -> Any:
+    """Numbers with the digits that float32 has."""
+    if isinstance(said, dict):
+        return {name: _short(value) for name, value in said.items()}
+    if isinstance(said, list):
+        return [_short(value) for value in said]
+    return float(f"{said:.7g}") if isinstance(said, float) else said
 
 
 @contextmanager

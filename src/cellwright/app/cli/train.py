@@ -7,11 +7,12 @@ import typer
 
 from cellwright import app
 from cellwright.app.cli.checks import at_least
-from cellwright.app.cli.command import command_line
+from cellwright.app.cli.command import command_line, is_first_process
 from cellwright.app.cli.groups import gathered
 from cellwright.app.cli.options import DataOptions, NetworkOptions, TrainingOptions
 from cellwright.app.cli.progress import Bars
-from cellwright.app.training.results import METRICS
+from cellwright.app.model.folder import Model
+from cellwright.app.training.results import METRICS, Metric
 
 __all__ = ["add_to"]
 
@@ -45,7 +46,8 @@ def verb(
     Ctrl-C ends after the step at hand; the best epoch so far and a checkpoint are kept.
     """
     problem = app.read(data, means.options, test=means.test)
-    typer.echo(f"{problem.name}: {problem.summary}", err=True)
+    if is_first_process():
+        typer.echo(f"{problem.name}: {problem.summary}", err=True)
     recipe = app.recipe_for(problem, **training.changes)
     metric = METRICS[problem.schema.task]
     with Bars(metric) as bars:
@@ -61,16 +63,8 @@ def verb(
             progress=bars.tell,
             **network.sizes,
         )
-    found, done = model.about["metrics"], model.about["training"]
-    scores = [
-        f"{part} {metric.name} {found[part]:.4f}"
-        for part in ("validation", "test")
-        if found[part] is not None
-    ]
-    typer.echo(
-        f"{out}: {model.network.design.label}, best epoch {done['best_epoch']} of "
-        f"{done['epochs']}; {', '.join(scores)}"
-    )
+    if is_first_process():
+        typer.echo(f"{out}: {_outcome(model, metric)}")
 
 
 def add_to(program: typer.Typer) -> None:
@@ -79,3 +73,16 @@ def add_to(program: typer.Typer) -> None:
         "train",
         epilog="Example: cellwright train readings.csv --target state --cell gru --out model/",
     )(verb)
+
+
+def _outcome(model: Model, metric: Metric) -> str:
+    found, done = model.about["metrics"], model.about["training"]
+    scores = [
+        f"{part} {metric.name} {found[part]:.4f}"
+        for part in ("validation", "test")
+        if found[part] is not None
+    ]
+    return (
+        f"{model.network.design.label}, best epoch {done['best_epoch']} of {done['epochs']}; "
+        f"{', '.join(scores)}"
+    )
