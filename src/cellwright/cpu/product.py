@@ -33,8 +33,8 @@ PRODUCTS_HEADER, JOB = 2, 11
 _STRIP = (POINTER, I64, I64, POINTER, I64, POINTER, I64, POINTER, I64, I64, I64)
 """Arguments of a strip: A, its row and depth distances, B, its depth distance, C, its row distance,
 runs and their number, whether to start from 0, and how many columns there are."""
-_ROWS = (6, 3, 1)
-"""Rows of a strip: most products have more, and what is left over takes the smaller ones."""
+_ROWS = (6, 1)
+"""Rows of a strip: most products have many. Each kind takes time to compile, so there are two."""
 _DEPTH = 64
 """Depths that are summed up at once: strips of A and B then stay in the first-level cache, and a
 long sum is taken part by part, which loses fewer digits."""
