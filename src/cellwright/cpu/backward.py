@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cellwright.cpu.memory import new_matrix
-from cellwright.cpu.plan import Fed, Kept, Plan, Rows, field, share_of
+from cellwright.cpu.plan import Fed, Kept, Plan, Rows, field, share_of, small
 from cellwright.cpu.product import depth_table
 from cellwright.cpu.products import ProductList, all_depths
 from cellwright.cpu.shifts import edges, shifts
@@ -79,7 +79,7 @@ def backward_layer(
         one.walk(_half(outputs, d, D, H), None if dy is None else _half(dy, d, D, H), own)
         if states is not None:
             one.add_state_gradients([g[d] for g in dstates])
-        if plan.small:
+        if small(plan, layout):
             gradients, dx = one.small_products(dx, want_x)
             found.append(gradients)
             continue

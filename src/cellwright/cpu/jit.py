@@ -125,7 +125,8 @@ def _compile(target: Target, module: ir.Module) -> bytes:
     try:
         parsed = llvm.parse_assembly(_widen(str(module), target))
         parsed.verify()
-        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        # the code is written as it should run: more passes would only take longer
+        options = llvm.create_pipeline_tuning_options(speed_level=1)
         options.loop_vectorization = False  # the code is vectors already
         options.slp_vectorization = False
         options.loop_unrolling = False  # and unrolled as far as they should be

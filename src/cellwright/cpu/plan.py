@@ -23,6 +23,7 @@ __all__ = [
     "plan_of",
     "projects_first",
     "share_of",
+    "small",
 ]
 
 _PROJECTED_BATCH = 2
@@ -33,9 +34,10 @@ _FEW_ROWS = 8
 """Up to so many rows, threads may share the units of a step instead of its rows."""
 _MANY_WEIGHTS = 1 << 18
 """Bytes of weights from which a step takes longer than waiting for the other threads."""
-_SMALL_WEIGHTS = 1 << 19
-"""Bytes of weights up to which the products of a backward pass are taken without packing. Measured
-against torch's matrix product: 0.7 to 1.0 of its time up to here, 1.1 to 1.3 at twice this size."""
+_SMALL_WEIGHTS, _SMALL_GATES = 1 << 19, 1 << 23
+"""Bytes of weights, and of the accumulators' gradients, up to which the products of a backward pass
+are taken without packing. Measured against torch's matrix product: 0.7 to 1.0 of its time up to
+here, 1.0 to 1.3 beyond."""
 _PROJECTED_BYTES = 1 << 26
 """The product of the whole input with its weights is stored only up to this size."""
 
@@ -160,11 +162,6 @@ class Plan:
         )
 
     @cached_property
-    def small(self) -> bool:
-        """Whether the products of a backward pass are taken in one call, without packing."""
-        return self.work * self.item <= _SMALL_WEIGHTS
-
-    @cached_property
     def input_work(self) -> int:
         """The part of it that the input's weights take."""
         return self.units * self.inputs * len(self.cell.bundles.get(INPUT, ()))
@@ -246,6 +243,12 @@ def projects_first(plan: Plan, layout: Layout, share: Share) -> bool:
     few = layout.counts is None and layout.batch <= _PROJECTED_BATCH and layout.steps > 2
     alone = share.threads == 1 or share.by_units
     return few and alone and 0 < size <= _PROJECTED_BYTES
+
+
+def small(plan: Plan, layout: Layout) -> bool:
+    """Whether the products of a backward pass are taken in one call, without packing."""
+    gates = layout.rows * len(plan.step.accumulators) * plan.units * plan.item
+    return plan.work * plan.item <= _SMALL_WEIGHTS and gates <= _SMALL_GATES
 
 
 class Rows:

@@ -12,7 +12,7 @@ from torch import Tensor, contiguous_format, empty_like, zeros_like
 
 from cellwright.cpu.frame import PACKED
 from cellwright.cpu.memory import in_huge_pages
-from cellwright.cpu.plan import Plan, share_of
+from cellwright.cpu.plan import Plan, share_of, small
 from cellwright.cpu.prepared import matrix_fields, plain, remember
 from cellwright.cpu.products import all_depths
 from cellwright.cpu.walks import Field, Layout, products
@@ -270,7 +270,7 @@ def prepare_backward(
     """Return the prepared call, or None if the layer is too large or needs more memory."""
     key = (layout.steps, layout.batch, threads, given, want_x)
     if key not in plan.prepared:
-        short = plan.small and plain(plan)
+        short = small(plan, layout) and plain(plan)
         made = PreparedBackward(plan, layout, given, want_x) if short else None
         remember(plan, key, made)
     found: PreparedBackward | None = plan.prepared[key]
