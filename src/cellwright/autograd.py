@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cellwright.cpu.backward import backward_layer
 from cellwright.cpu.forward import forward_layer
-from cellwright.cpu.plan import Kept, Plan, plan_of
+from cellwright.cpu.plan import Kept, Plan, Rows, plan_of
 from cellwright.cpu.prepared import prepare
 from cellwright.cpu.prepared_backward import prepare_backward
 from cellwright.cpu.target import DTYPES
@@ -114,7 +114,9 @@ def _compiled(
         for w in weights:
             tensors += w.tensors
         if _differentiates(tensors):
-            call = _Call(plan, layout, batch_sizes, states is not None, [w.form for w in weights])
+            forms = [w.form for w in weights]
+            batch_first = Rows(x, layout).batch_first
+            call = _Call(plan, layout, batch_sizes, batch_first, states is not None, forms)
             out, *finals = _apply(call, *tensors)
             return out, tuple(finals)
     out, ends, _ = _forward(plan, layout, x, states, weights, keep=False)
@@ -181,6 +183,7 @@ class _Call(NamedTuple):
     plan: Plan
     layout: Layout
     batch_sizes: list[int] | None
+    batch_first: bool  # the order of rows in what the forward pass keeps
     given: bool  # whether there are initial states
     forms: list[Form]  # of each direction
 
@@ -234,19 +237,42 @@ def _backward(
 ) -> Sequence[Tensor | None]:
     """Run the backward walks, the short way where that is open; gradients as ``tensors`` are."""
     plan, layout, last = call.plan, call.layout, not _keeps_graph()
+    _check_saved(call, tensors, (out, *inner))
+    cotangents = [None if g is None or g._is_zerotensor() else g for g in cotangents]
     x, states, weights = call.split(tensors)
-    if layout.counts is None and len(weights) == 1:
+    if layout.counts is None and len(weights) == 1 and not call.batch_first:
         short = prepare_backward(plan, layout, Team.threads(), call.given, want_x)
         if short is not None:
             done = short(x, states, weights[0].tensors, out, inner, cotangents, last)
             if done is not None:
                 return done
+    if layout.counts is None and Rows(x, layout).batch_first != call.batch_first:
+        x = x.transpose(0, 1).contiguous().transpose(0, 1) if call.batch_first else x.contiguous()
     x, states, ready = _ready(x, states, weights)
-    kept = _kept(plan, len(weights), inner)
+    kept = _kept(plan, len(weights), [t.contiguous() for t in inner])
     dy, *dfinals = cotangents
     found = backward_layer(plan, layout, x, states, ready, out, kept, dy, dfinals, want_x, last)
     parameters = [t for w in found.weights for t in w.tensors]
     return [found.x, *(found.states if call.given else ()), *parameters]
+
+
+def _check_saved(call: _Call, tensors: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+    """Refuse what no longer is as the forward pass saw it: a kernel reads memory by address."""
+    plan, rows = call.plan, call.layout.rows
+    dtype = kept[0].dtype
+    x, _, weights = call.split(tensors)
+    fits = x.numel() == rows * plan.inputs and _NAMES.get(dtype) == plan.dtype
+    for w in weights:
+        for t, shape in zip(w.tensors, plan.shapes, strict=True):
+            fits = fits and t.shape == shape
+    for t in (*tensors, *kept):
+        fits = fits and t.dtype is dtype and t.is_cpu
+    if not fits:
+        raise RuntimeError(
+            "expected the tensors that the forward pass saved for the gradient, but their shape, "
+            "dtype or device was changed since (module.half(), .data = …, a saved-tensor hook); "
+            "call the layer again after such a change"
+        )
 
 
 def _kept(plan: Plan, directions: int, inner: Sequence[Tensor]) -> list[Kept]:

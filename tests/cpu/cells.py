@@ -4,7 +4,7 @@ import cellwright as cw
 from cellwright.cells import gru, lstm, rnn_relu, rnn_tanh
 from cellwright.graph.trace import Symbol
 
-__all__ = ["BUNDLED", "CELLS", "SQUARE", "WRITTEN"]
+__all__ = ["BUNDLED", "CELLS", "COPYING", "SQUARE", "WRITTEN"]
 
 Pair = tuple[Symbol, Symbol]
 
@@ -74,6 +74,31 @@ def two_stages(x: Symbol, h: Symbol) -> Symbol:
 
 
 BUNDLED = (rnn_tanh, rnn_relu, lstm, gru)
+
+
+@cw.cell
+def lag(x: Symbol, h: Symbol, c: Symbol, m: Symbol) -> tuple[Symbol, Symbol, Symbol]:
+    """A state that is another one's last value, and used with it."""
+    new = cw.sigmoid(x.i + h.i) * cw.tanh(x.g + h.g)
+    return cw.sigmoid(x.o + h.o) * cw.tanh(new) * m + 0.1 * m, new, c
+
+
+@cw.cell
+def delay(x: Symbol, h: Symbol, c: Symbol) -> Pair:
+    """A state that is a projection of the input, seen one step later."""
+    r = cw.sigmoid(x.r + h.r)
+    return cw.tanh(x.n + r * h.n) + r * c, x.v
+
+
+@cw.cell
+def swap(x: Symbol, h: Symbol, c: Symbol) -> Pair:
+    """A state that is the last output."""
+    return cw.tanh(x.g + h.g) * cw.tanh(cw.sigmoid(x.o) * c), h
+
+
+COPYING = (lag, delay, swap)
+"""Cells with a state or a gradient that is a bare copy of another value."""
+
 WRITTEN = (coupled, mgu, peephole, reset_before, highway, projects_c, two_stages)
 CELLS = {cell.name: cell for cell in (*BUNDLED, *WRITTEN)}
 SQUARE = ("highway",)

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from cellwright.cpu import prepared, prepared_backward
+
 __all__ = ["Fences", "bits", "extent"]
 
 _PATTERN = {4: 0x7FC5_EA1D, 8: 0x7FF8_5EA1_ED00_5EA1}
@@ -88,11 +90,14 @@ class Fences:
 
         patch.setattr(torch.Tensor, "new_empty", new_empty)
         patch.setattr(torch, "empty", empty)
-        patch.setattr(torch, "empty_like", empty_like)
+        for module in (torch, prepared, prepared_backward):
+            patch.setattr(module, "empty_like", empty_like)
 
     def _new(
         self, shape: tuple[int, ...], dtype: torch.dtype, make: Callable[..., Tensor], **rest: Any
     ) -> Tensor:
+        if rest.get("device") == "cpu":
+            del rest["device"]
         plain = dtype.is_floating_point and not any(rest.values())
         return self.make(shape, dtype) if plain else make(shape, dtype=dtype, **rest)
 

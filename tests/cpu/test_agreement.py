@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tests.cpu.agreement import FORMS, apply, compare, flatten, make, run
-from tests.cpu.cells import BUNDLED, CELLS, WRITTEN
+from tests.cpu.cells import BUNDLED, CELLS, COPYING, WRITTEN
 
 from cellwright.autograd import run_layer
 from cellwright.cells import gru, lstm
@@ -39,6 +39,15 @@ def test_sizes_of_written_cells(cell, hidden):
 def test_sizes_of_several_blocks(cell, hidden, inputs):
     compare(make(cell, hidden, inputs, batch=7, steps=5, directions=2))
     compare(make(cell, hidden, inputs, **FORMS["one row"]))
+
+
+@DTYPES
+@pytest.mark.parametrize("cell", COPYING, ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "form", ["time first", "one row, zeros", "batch first, both ways", "packed"]
+)
+def test_states_that_are_copies(cell, form, dtype):
+    compare(make(cell, 20, 3, dtype=dtype, **FORMS[form]))
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "peephole"])

@@ -113,7 +113,7 @@ class Direction:
         index = [0] * layout.batch
         for start, count in zip(layout.starts, layout.counts, strict=True):
             index[:count] = range(start, start + count)
-        return self.da[torch.tensor(index)]
+        return self.da[torch.tensor(index, device="cpu")]
 
     def add_state_gradients(self, dstates: list[Tensor]) -> None:
         """Add what reaches the initial states through their products with weights."""

@@ -120,7 +120,7 @@ class LargeProducts:
         assert starts is not None
         later, earlier = [], []
         for t in range(1, len(counts)):
-            rows = torch.arange(counts[t])
+            rows = torch.arange(counts[t], device="cpu")
             later.append(rows + starts[t])
             earlier.append(rows + starts[t - 1])
         ahead, behind = torch.cat(later), torch.cat(earlier)

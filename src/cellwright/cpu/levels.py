@@ -59,8 +59,7 @@ def levels(stage: Stage) -> Levels:
         assert isinstance(e.value, Read)
         for user in users[e]:
             reads[user].add(e.value.buffer)
-    for w in stage.writes:
-        written = _writing_level(w, of[w.value], reads)
+    for w, written in _written(stage, of, reads):
         made[written].writes.append(w)
         users[w.value].add(written)
     for e, level in of.items():
@@ -68,6 +67,21 @@ def levels(stage: Stage) -> Levels:
         for user in sorted(users[e]) if e.op in _LEAVES else [level]:
             made[user].order.append(e)
     return Levels(tuple(made), _carry(stage.tiles, made, of, users))
+
+
+def _written(stage: Stage, of: dict[Expr, int], reads: list[set[str]]) -> list[tuple[Write, int]]:
+    """Say at which level each write happens; ``reads`` gets what is copied from memory to memory.
+
+    Such a copy is a read too, where it is written: it may put off other writes, and they others.
+    """
+    while True:
+        before = sum(map(len, reads))
+        written = [(w, _writing_level(w, of[w.value], reads)) for w in stage.writes]
+        for w, level in written:
+            if isinstance(w.value.value, Read):
+                reads[level].add(w.value.value.buffer)
+        if sum(map(len, reads)) == before:
+            return written
 
 
 def _writing_level(write: Write, first: int, reads: list[set[str]]) -> int:

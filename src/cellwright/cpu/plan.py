@@ -61,6 +61,11 @@ class Plan:
     dtype: str
     bias: bool
 
+    def __post_init__(self) -> None:
+        # made before another thread can see the plan: structs keep addresses of these
+        for name in ("zeros", "dump", "one", "prepared"):
+            getattr(self, name)
+
     @cached_property
     def step(self) -> Step:
         """The cell's step over accumulators."""
@@ -170,7 +175,7 @@ class Plan:
     def zeros(self) -> Tensor:
         """As many zeros as a row of any buffer of a walk has."""
         width = max(self.inputs, len(self.step.accumulators) * self.units)
-        return torch.zeros(width, dtype=getattr(torch, self.dtype))
+        return torch.zeros(width, dtype=getattr(torch, self.dtype), device="cpu")
 
     @cached_property
     def one(self) -> Tensor:

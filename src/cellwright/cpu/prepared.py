@@ -5,7 +5,7 @@ one in addresses alone, so its struct is prepared once, and only addresses are f
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, empty_like
 
@@ -17,12 +17,16 @@ from cellwright.cpu.walks import Field, Layout, Walk
 if TYPE_CHECKING:
     from array import array
 
-__all__ = ["Prepared", "matrix_fields", "plain", "prepare", "reads_raw", "remember"]
+__all__ = ["MISSING", "Prepared", "matrix_fields", "plain", "prepare", "reads_raw", "remember"]
 
 _RAW_BATCH = 2
 """A single step of up to so many rows reads the weights as they lie: packing would cost more."""
 _MOST_PREPARED = 256
 """How many calls a plan remembers; lengths beyond count anew."""
+
+
+MISSING: Any = object()
+"""Stands for a call that was not prepared yet; None for one that cannot be."""
 
 
 def reads_raw(layout: Layout) -> bool:
@@ -158,7 +162,8 @@ def remember(plan: Plan, key: tuple[int, ...], prepared: object) -> None:
 def prepare(plan: Plan, layout: Layout, threads: int, keep: bool) -> Prepared | None:
     """Return the prepared call, or None if the cell needs more memory than it has room for."""
     key = (layout.steps, layout.batch, threads, keep)
-    if key not in plan.prepared:
-        remember(plan, key, Prepared(plan, layout, keep) if plain(plan) else None)
-    found: Prepared | None = plan.prepared[key]
+    found: Prepared | None = plan.prepared.get(key, MISSING)
+    if found is MISSING:
+        found = Prepared(plan, layout, keep) if plain(plan) else None
+        remember(plan, key, found)
     return found

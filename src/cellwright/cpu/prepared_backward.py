@@ -13,7 +13,7 @@ from torch import Tensor, contiguous_format, empty_like, zeros_like
 from cellwright.cpu.frame import PACKED
 from cellwright.cpu.memory import in_huge_pages
 from cellwright.cpu.plan import Plan, share_of, small
-from cellwright.cpu.prepared import matrix_fields, plain, remember
+from cellwright.cpu.prepared import MISSING, matrix_fields, plain, remember
 from cellwright.cpu.products import all_depths
 from cellwright.cpu.walks import Field, Layout, products
 from cellwright.graph.expr import leaf
@@ -217,7 +217,7 @@ class PreparedBackward:
             cotangents: of the output and of the final states; None is 0.
             last: whether ``kept`` is not needed again, so that its memory may be written over.
         """
-        for t in (x, out, *(states or ()), *parameters):
+        for t in (x, out, *kept, *(states or ()), *parameters):
             if not t.is_contiguous():
                 return None
         dy, *dfinals = cotangents
@@ -269,9 +269,9 @@ def prepare_backward(
 ) -> PreparedBackward | None:
     """Return the prepared call, or None if the layer is too large or needs more memory."""
     key = (layout.steps, layout.batch, threads, given, want_x)
-    if key not in plan.prepared:
+    found: PreparedBackward | None = plan.prepared.get(key, MISSING)
+    if found is MISSING:
         short = small(plan, layout) and plain(plan)
-        made = PreparedBackward(plan, layout, given, want_x) if short else None
-        remember(plan, key, made)
-    found: PreparedBackward | None = plan.prepared[key]
+        found = PreparedBackward(plan, layout, given, want_x) if short else None
+        remember(plan, key, found)
     return found

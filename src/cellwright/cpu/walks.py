@@ -57,9 +57,10 @@ class Layout:
 
     def bounds(self, threads: int) -> "array[int]":
         """Return the first row of each thread; all have about the same number of steps to do."""
-        if threads not in self._bounds:
-            self._bounds[threads] = self._share(threads)
-        return self._bounds[threads]
+        found = self._bounds.get(threads)
+        if found is None:  # of two threads that get here, both return the same: it is kept alive
+            found = self._bounds.setdefault(threads, self._share(threads))
+        return found
 
     def _share(self, threads: int) -> "array[int]":
         if self.counts is None or threads == 1:
@@ -192,11 +193,12 @@ class Walk:
             place = address + 8 * THREADS
         if struct[PACKED]:
             self._team(self._prelude, address, threads, place)
+            struct[THREADS] = threads  # the next team may come out larger
         self._team(self._walk, address, threads, place)
 
     def pack_memory(self) -> Tensor:
         """Return memory for the packed weights."""
-        return in_huge_pages(torch.empty(self.packed_size, dtype=self._dtype))
+        return in_huge_pages(torch.empty(self.packed_size, dtype=self._dtype, device="cpu"))
 
     def __call__(
         self,
