@@ -40,12 +40,12 @@ def test_parameters_changed_before_the_backward_pass_are_refused():
 def test_a_hook_may_lay_out_saved_tensors_anew():
     module = nn.LSTM(3, 5)
     expected, found = [], []
-    for results, pack in ((expected, lambda t: t), (found, lambda t: t.detach().contiguous())):
+    for gradients, pack in ((expected, lambda t: t), (found, lambda t: t.detach().contiguous())):
         torch.manual_seed(3)
         x = torch.randn(2, 6, 3).transpose(0, 1)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             out, _ = module(x)
-        results += torch.autograd.grad(out.square().sum(), list(module.parameters()))
+        gradients.extend(torch.autograd.grad(out.square().sum(), list(module.parameters())))
     for left, right in zip(found, expected, strict=True):
         assert_close(left, right)
 
