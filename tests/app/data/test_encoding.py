@@ -78,7 +78,7 @@ def test_columns_missing_or_of_another_type(refused, write):
     table = skies(daily())
     check(table.drop("wind"), "'wind'", "as in the training data")
     check(table.rename({"wind": "winds"}), "did you mean 'winds'?")
-    check(table.with_columns(wind=pl.lit("strong")), "numbers", place="column 'wind'")
+    check(table.with_columns(wind=pl.lit("strong")), "a number", place="column 'wind'")
     check(table.with_columns(sky=pl.lit("red")), "'red'", place="row 2, column 'sky'")
     check(table.with_columns(day=pl.int_range(60)), "dates", place="column 'day'")
     check(table.with_columns(day=pl.lit("x")), "times as 2012-01-31", place="column 'day'")

@@ -9,6 +9,7 @@ from tests.app.data.tables import daily, hourly, labelled
 
 from cellwright.app import data
 from cellwright.app.data import Options
+from cellwright.app.errors import InputError
 from cellwright.app.schema import Schema, Task
 
 
@@ -164,3 +165,29 @@ def test_schemas_survive_json():
     for table in (labelled(), hourly()):
         schema = schema_of(table)
         assert Schema.from_json(schema.to_json()) == schema
+
+
+def test_blocks_of_one_label_are_sequences_whatever_their_column_is_called():
+    table = labelled().rename({"series": "machine"})
+    when = [datetime(2024, 3, 1) + timedelta(seconds=n) for n in range(table.height)]
+    table = table.drop("step").with_columns(when=pl.Series(when))  # nowhere does time begin again
+    schema = schema_of(table, targets=("label",))
+    assert (schema.task, schema.series, schema.time) == (Task.CLASSIFY, "machine", "when")
+    mixed = table.with_columns(machine=pl.col("machine").reverse())
+    assert schema_of(mixed, targets=("a",)).series != "machine"
+
+
+def test_a_column_of_parts_is_the_split_whatever_it_is_called():
+    table = labelled(counts=(9, 9, 9))
+    order = pl.col("series").str.slice(1).cast(pl.Int64) % 3
+    table = table.with_columns(
+        part=pl.when(order == 0).then(pl.lit("test")).otherwise(pl.lit("train"))
+    )
+    assert schema_of(table, targets=("label",)).split == "part"
+
+
+def test_a_frequency_is_a_number_and_a_unit():
+    for wrong in ("banana", "d", "0d", "1 d"):
+        with pytest.raises(InputError, match="--frequency"):
+            Options(frequency=wrong)
+    assert Options(frequency="3mo").frequency == "3mo"

@@ -76,9 +76,12 @@ def _check_types(table: Table, schema: Schema) -> None:
     for feature in schema.features:
         kind = kind_of(table, feature.name)
         if feature.categories is None and kind in {Kind.CATEGORY, Kind.TIME, Kind.OTHER}:
+            column = table.column(feature.name)
+            first = next((n for n, value in enumerate(column) if value is not None), 0)
             raise fail(
                 table,
-                "expected numbers as in the training data, but got "
-                f"{table.schema[feature.name]} that is none; correct the column",
-                column=feature.name,
+                f"expected a number, as in the training data, but got {column[first]!r}; correct "
+                "the column",
+                first,
+                feature.name,
             )

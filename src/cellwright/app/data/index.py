@@ -149,10 +149,11 @@ def _check_times(stack: Stack, index: Index, moments: pl.Series, time: str) -> N
             row,
             time,
         )
-    what = "again" if ticks[position] == ticks[position + 1] else "earlier"
+    again = ticks[position] == ticks[position + 1]
+    what = "again after" if again else "which is earlier than"
     remedy = "name the column that tells series apart" if index.ids is None else "correct it"
     raise stack.fail(
-        f"expected times of {name} that grow from row to row, but got {moments[row]} {what} after "
+        f"expected times of {name} that grow from row to row, but got {moments[row]}, {what} "
         f"{moments[before]}; sort the rows by time, or {remedy}",
         row,
         time,

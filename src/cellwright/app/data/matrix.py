@@ -222,7 +222,7 @@ def _check_there(table: Table, absent: NDArray[np.bool_], start: int, name: str)
         raise fail(
             table,
             "expected a value, but it is missing; complete it, or choose ffill or mask for "
-            "missing values",
+            "missing values (--missing)",
             start + int(rows[0]),
             name,
         )

@@ -1,10 +1,15 @@
 """What a user may say about the data; everything that is left out is inferred."""
 
+import re
 from dataclasses import dataclass
 
+from cellwright.app.errors import InputError
 from cellwright.app.schema import Missing, Task
 
 __all__ = ["Options"]
+
+
+_FREQUENCY = re.compile(r"[1-9]\d*(ns|us|ms|s|m|h|d|w|mo|q|y)")
 
 
 @dataclass(frozen=True)
@@ -51,3 +56,10 @@ class Options:
     test_share: float | None = None
     seed: int = 0
     stream_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.frequency is not None and not _FREQUENCY.fullmatch(self.frequency):
+            raise InputError(
+                "expected the time between two steps as a number and a unit (us, ms, s, m, h, d, "
+                f"w, mo, q, y), such as 1d or 15m, but got {self.frequency!r}; mend --frequency"
+            )

@@ -92,7 +92,7 @@ def _classify(
     if index.ids is None:
         raise InputError(
             "expected several sequences to classify, but no column tells them apart; name the "
-            "series column",
+            "series column (--series)",
             file=stack.tables[0].file,
         )
     labels = sequence_labels(stack, index, schema.targets[0])
@@ -217,7 +217,8 @@ def _problem(
     if train is None or test is None:
         name = "train" if train is None else "test"
         raise InputError(
-            f"expected data to {name} on, but the split leaves none; change the split",
+            f"expected data to {name} on, but the split leaves none; change the split "
+            "(--test-share, --validation-share)",
             file=stack.tables[-1].file,
         )
     problem = Problem(stack.tables[0].name, "", schema, scaling, train, validation, test)

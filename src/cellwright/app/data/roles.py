@@ -65,7 +65,7 @@ def roles_of(table: Table, options: Options) -> Roles:
     split = options.split or _split(table, free)
     time = options.time or table.hints.time or _time(table, free)
     free = {name: kind for name, kind in free.items() if name not in {split, time}}
-    series = options.series or table.hints.series or _series(table, free, time)
+    series = options.series or table.hints.series or _series(table, free, time, targets)
     free.pop(series or "", None)
     task = options.task
     if not targets:
@@ -103,19 +103,29 @@ def _time(table: Table, kinds: Mapping[str, Kind]) -> str | None:
 
 def _split(table: Table, kinds: Mapping[str, Kind]) -> str | None:
     for name, kind in kinds.items():
-        if kind is Kind.CATEGORY and name.lower() in SPLIT_NAMES:
-            words = texts(table.column(name)).unique().drop_nulls().str.to_lowercase()
-            if set(words) <= set(SPLIT_WORDS):
+        if kind is not Kind.CATEGORY or _distinct(table, name) > len(SPLIT_WORDS):
+            continue
+        words = set(texts(table.column(name)).unique().drop_nulls().str.to_lowercase())
+        if words <= set(SPLIT_WORDS):
+            parts = {SPLIT_WORDS[word] for word in words}
+            if name.lower() in SPLIT_NAMES or len(parts) > 1:
                 return name
     return None
 
 
-def _series(table: Table, kinds: Mapping[str, Kind], time: str | None) -> str | None:
-    """A column that is called like one, else the first within whose values time only grows."""
+def _series(
+    table: Table, kinds: Mapping[str, Kind], time: str | None, targets: tuple[str, ...]
+) -> str | None:
+    """A column that is called like one, or cuts the rows into blocks of one label each.
+
+    Else the first within whose values time only grows, where it does not over all rows.
+    """
     columns = [name for name, kind in kinds.items() if kind in {Kind.CATEGORY, Kind.NUMBER}]
     for name in columns:
         if _named_series(name) and _distinct(table, name) < table.height:
             return name
+    if (blocks := _labelled_blocks(table, kinds, columns, targets)) is not None:
+        return blocks
     if time is None:
         return None
     moments = times(table, time).to_physical()
@@ -130,6 +140,25 @@ def _series(table: Table, kinds: Mapping[str, Kind], time: str | None) -> str | 
         ):
             return name
     return None
+
+
+def _labelled_blocks(
+    table: Table, kinds: Mapping[str, Kind], columns: list[str], targets: tuple[str, ...]
+) -> str | None:
+    """The column with the most values each of whose values is one block of rows with one label."""
+    if len(targets) != 1 or _distinct(table, targets[0]) < 2:
+        return None
+    best, most = None, _distinct(table, targets[0])
+    for name in columns:
+        distinct = _distinct(table, name)
+        if not most < distinct <= table.height / 2:
+            continue
+        if kinds[name] is not Kind.CATEGORY and not _whole(table, name):
+            continue
+        blocks = len(table.column(name).rle())
+        if blocks == distinct and _constant_within(table, targets[0], name):
+            best, most = name, distinct
+    return best
 
 
 def _named_series(name: str) -> bool:

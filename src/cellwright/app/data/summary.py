@@ -90,5 +90,6 @@ def _when(schema: Schema, times: pl.Series | None) -> str:
     if not steps and times.dtype.is_temporal():
         steps = "at varying intervals"
     season = f", season {schema.season}" if schema.season > 1 else ""
-    words = [word for word in (steps, f"{times[0]} to {times[-1]}") if word]
+    ordered = times.sort()
+    words = [word for word in (steps, f"{ordered[0]} to {ordered[-1]}") if word]
     return f", {' '.join(words)}{season}"
