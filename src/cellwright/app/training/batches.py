@@ -204,6 +204,12 @@ def _forecast_epoch(part: Part, recipe: Recipe, generator: torch.Generator) -> l
     phases = torch.randint(window, (len(part),), generator=generator).tolist()
     if part.origins is None:
         raise ValueError("a part of a forecast needs its origins")
+    least, longest = min(window, recipe.context), int(part.inputs.lengths.max())
+    if longest < least:
+        raise InputError(
+            f"expected a series of at least {least} steps to train on, but the longest has "
+            f"{longest}; give longer series, or lower --window (now {window})"
+        )
     known = torch.cat((torch.zeros(1, dtype=torch.int64), part.origins.cumsum(0)))
     for sequence, phase in enumerate(phases):
         start, stop = part.inputs.starts[sequence : sequence + 2].tolist()
