@@ -237,9 +237,9 @@ def _backward(
 ) -> Sequence[Tensor | None]:
     """Run the backward walks, the short way where that is open; gradients as ``tensors`` are."""
     plan, layout, last = call.plan, call.layout, not _keeps_graph()
-    _check_saved(call, tensors, (out, *inner))
-    cotangents = [None if g is None or g._is_zerotensor() else g for g in cotangents]
     x, states, weights = call.split(tensors)
+    _check_saved(call, x, weights, (*tensors, out, *inner))
+    cotangents = [None if g is None or g._is_zerotensor() else g for g in cotangents]
     if layout.counts is None and len(weights) == 1 and not call.batch_first:
         short = prepare_backward(plan, layout, Team.threads(), call.given, want_x)
         if short is not None:
@@ -256,16 +256,17 @@ def _backward(
     return [found.x, *(found.states if call.given else ()), *parameters]
 
 
-def _check_saved(call: _Call, tensors: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+def _check_saved(
+    call: _Call, x: Tensor, weights: Sequence[Weights], saved: Sequence[Tensor]
+) -> None:
     """Refuse what no longer is as the forward pass saw it: a kernel reads memory by address."""
     plan, rows = call.plan, call.layout.rows
-    dtype = kept[0].dtype
-    x, _, weights = call.split(tensors)
+    dtype = saved[-1].dtype  # of what the forward pass made
     fits = x.numel() == rows * plan.inputs and _NAMES.get(dtype) == plan.dtype
     for w in weights:
         for t, shape in zip(w.tensors, plan.shapes, strict=True):
             fits = fits and t.shape == shape
-    for t in (*tensors, *kept):
+    for t in saved:
         fits = fits and t.dtype is dtype and t.is_cpu
     if not fits:
         raise RuntimeError(

@@ -51,7 +51,10 @@ def test_states_that_are_copies(cell, form, dtype):
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "peephole"])
-@pytest.mark.parametrize("form", ["time first", "one row", "one step of one row"])
+@pytest.mark.parametrize(
+    "form",
+    ["time first", "one row", "one step of one row", "batch first, both ways", "packed, both ways"],
+)
 def test_weights_beyond_the_small_products(name, form):
     hidden = 200
     compare(make(CELLS[name], hidden, 17, **FORMS[form]))

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from cellwright.cpu.direction import INPUT, Direction, columns, weight_rows
 from cellwright.cpu.plan import Fed
+from cellwright.cpu.shifts import shifts
 from cellwright.graph.expr import leaf
 from cellwright.graph.interpret import Weights
 
@@ -115,13 +116,9 @@ class LargeProducts:
 
     def _neighbours(self) -> tuple[Tensor, Tensor]:
         """Return the packed positions of all steps but the first, and of the steps before them."""
-        counts, starts = self.one.layout.counts, self.one.layout.starts
-        assert counts is not None
-        assert starts is not None
-        later, earlier = [], []
-        for t in range(1, len(counts)):
-            rows = torch.arange(counts[t], device="cpu")
-            later.append(rows + starts[t])
-            earlier.append(rows + starts[t - 1])
-        ahead, behind = torch.cat(later), torch.cat(earlier)
-        return (behind, ahead) if self.one.reverse else (ahead, behind)
+        runs = shifts(self.one.rows, self.one.reverse)
+        later, earlier = (
+            torch.cat([torch.arange(run[k], run[k] + run[2], device="cpu") for run in runs])
+            for k in range(2)
+        )
+        return later, earlier

@@ -37,13 +37,13 @@ class SmallProducts:
         made = Weights(one.held.form, gradients)
         for source, value in one.sources():
             self._weights(made, source, value, all_depths(one.layout.rows))
-        before = depth_table(shifts(self.one.rows, self.one.reverse))
-        for k, state in enumerate(self.one.plan.cell.states):
-            source = leaf("state", state)
-            self._weights(made, source, self.one.streams[k], before)
-            if self.one.initial is not None:
-                first = depth_table(edges(self.one.rows, self.one.reverse))
-                self._weights(made, source, self.one.initial[k], first, adds=True)
+        before = depth_table(shifts(one.rows, one.reverse))
+        for state, stream in zip(one.plan.cell.states, one.streams, strict=True):
+            self._weights(made, leaf("state", state), stream, before)
+        if one.initial is not None:
+            first = depth_table(edges(one.rows, one.reverse))
+            for state, start in zip(one.plan.cell.states, one.initial, strict=True):
+                self._weights(made, leaf("state", state), start, first, adds=True)
         self._sums(made)
         if want_x:
             dx = self._input(dx)
