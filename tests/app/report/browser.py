@@ -41,6 +41,10 @@ class Browser:
         """Run a function's body in the page; return what it returns."""
         return self.driver.execute_script(script, *arguments)
 
+    def settle(self) -> None:
+        """Wait until the page was drawn once more: media queries change, and plots redraw, then."""
+        self.ask("return new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+
     def press(self, selector: str, *keys: str) -> None:
         """Press keys where the element that the selector finds has the focus."""
         found = self.driver.find_element("css selector", selector)

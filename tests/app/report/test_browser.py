@@ -79,6 +79,7 @@ def test_the_scheme_changes_while_the_page_is_open(chrome: Browser, pages: dict[
     script = "return [...document.querySelectorAll('canvas')].map((one) => one.toDataURL())"
     light = chrome.ask(script)
     chrome.prefer(dark=True)
+    chrome.settle()
     dark = chrome.ask(script)
     gates = chrome.ask(
         "return [...document.querySelectorAll('canvas')].map((one) => one.closest('figure.panel')"
@@ -139,7 +140,7 @@ def test_forecasts_zoom_and_change(chrome: Browser, pages: dict[str, str]) -> No
         lambda: chrome.press("#view", "s"),
     ):
         act()
-        chrome.ask("return new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        chrome.settle()
         seen.add(chrome.ask(image))
     assert len(seen) >= 7
     assert "four of five true values" in chrome.ask("return document.body.innerText")
