@@ -55,7 +55,7 @@ def test_states_that_are_copies(cell, form, dtype):
     "form",
     ["time first", "one row", "one step of one row", "batch first, both ways", "packed, both ways"],
 )
-def test_weights_beyond_the_small_products(name, form):
+def test_products_of_several_chunks(name, form):
     hidden = 200
     compare(make(CELLS[name], hidden, 17, **FORMS[form]))
     compare(make(CELLS[name], hidden, 17, given=False), frozen=["x"])
@@ -63,7 +63,7 @@ def test_weights_beyond_the_small_products(name, form):
 
 @each_cell
 @pytest.mark.parametrize("steps", [1, 2, 30])
-def test_small_products_of_any_depth(name, steps):
+def test_products_of_any_depth(name, steps):
     compare(make(CELLS[name], 19, steps=steps, batch=9))
     compare(make(CELLS[name], 19, steps=steps, batch=2, given=False))
 

@@ -84,10 +84,12 @@ def test_large_pre_activations(cell, scale, dtype):
 
 
 def kind_of(name: str) -> str:
-    """Return what a tensor is: a result, an input or a parameter."""
+    """Return what a tensor is: a result, an input, weights or biases."""
     if name == "x" or name.endswith(".start"):
         return "gradient of inputs"
-    return "results" if name == "output" or name.endswith(".final") else "gradient of parameters"
+    if name == "output" or name.endswith(".final"):
+        return "results"
+    return f"gradient of {name.partition('.')[0]}"
 
 
 def errors(case: Case, engine: Run, draws: int) -> dict[str, float]:
@@ -115,13 +117,14 @@ def errors(case: Case, engine: Run, draws: int) -> dict[str, float]:
 
 @each_cell
 @pytest.mark.parametrize(
-    ("steps", "batch", "hidden", "inputs"), [(30, 1, 65, 17), (20, 8, 17, 3), (12, 17, 65, 17)]
+    ("steps", "batch", "hidden", "inputs"),
+    [(30, 1, 65, 17), (20, 8, 17, 3), (12, 17, 65, 17), (128, 16, 64, 32)],
 )
 def test_errors_are_no_larger_than_those_of_torch(cell, steps, batch, hidden, inputs):
     """In float32, against float64: at most 1.5 times torch's own error.
 
     The statistic: the largest absolute error over all results, all gradients of inputs and initial
-    states, or all gradients of parameters; of that the median over 25 draws of all tensors.
+    states, of weights, or of biases; of that the median over 25 draws of all tensors.
     """
     case = make(cell, hidden, inputs, steps=steps, batch=batch)
     ours, theirs = errors(case, run_layer, 25), errors(case, torch_layer, 25)

@@ -186,7 +186,9 @@ def test_half_precision(kind, dtype):
     out, final = ours(x)
     assert out.dtype == dtype
     assert all(s.dtype == dtype for s in (final if isinstance(final, tuple) else (final,)))
-    torch.testing.assert_close(out, theirs(x)[0])
+    # torch's own kernels round elsewhere, and not alike on every machine: float64 is the judge
+    exact = theirs.double()(x.double())[0]
+    torch.testing.assert_close(out.double(), exact, rtol=0, atol=4 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.filterwarnings("ignore::cellwright.errors.InterpreterWarning")

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from cellwright.cpu.direction import Direction
-from cellwright.cpu.large_products import LargeProducts
-from cellwright.cpu.plan import Kept, Plan, Rows, small
-from cellwright.cpu.small_products import SmallProducts
+from cellwright.cpu.direction_products import DirectionProducts
+from cellwright.cpu.plan import Kept, Plan, Rows
 from cellwright.cpu.walks import Layout
 from cellwright.graph.interpret import Weights
 
@@ -73,8 +72,7 @@ def backward_layer(
         one.walk(_half(outputs, d, D, H), None if dy is None else _half(dy, d, D, H), own)
         if states is not None:
             one.add_state_gradients([g[d] for g in dstates])
-        products = SmallProducts(one) if small(plan, layout) else LargeProducts(one)
-        gradients, dx = products.gradients(dx, want_x)
+        gradients, dx = DirectionProducts(one).gradients(dx, want_x)
         found.append(gradients)
     return Gradients(None if dx is None else rows.sequence(dx), dstates, found)
 

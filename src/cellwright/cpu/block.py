@@ -6,13 +6,13 @@ from cellwright.cpu.frame import Frame, Part, split
 from cellwright.cpu.levels import levels
 from cellwright.cpu.library import library_names
 from cellwright.cpu.simd import POINTER, Value
-from cellwright.cpu.tile import DOT
+from cellwright.cpu.tile import DOT, groups, put_rows
 from cellwright.graph.schedule import Product, Stage
 
 __all__ = ["Block"]
 
 
-_TOGETHER = 1 << 16
+_TOGETHER = 1 << 14
 """Bytes of weights up to which the tiles of a product take turns with the same rows. With more,
 rows take turns with the same tile, whose weights are then still in the cache."""
 
@@ -81,19 +81,20 @@ class Block:
             p, weights = part.product, s.at(base, start * self.width)
             start += p.depth * p.count
 
-            def groups(first: Value, p: Product = p, weights: Value = weights) -> None:
+            def rows(first: Value, p: Product = p, weights: Value = weights) -> None:
                 size = p.depth * self.width
                 if p.count * size * s.scalar_bytes <= _TOGETHER:
                     self._groups(p, p.count, weights, p.tile, row, count, first)
                     return
 
                 def tile(j: Value, _: list[Value]) -> None:
+                    j = s.builder.select(frame.downwards, s.sub(p.count - 1, j), j)
                     own = s.at(weights, s.mul(j, size))
                     self._groups(p, 1, own, s.add(j, p.tile), row, count, first)
 
                 s.loop(0, p.count, 1, tile)
 
-            self._part(part, groups)
+            self._part(part, rows)
 
     def _groups(
         self,
@@ -110,12 +111,12 @@ class Block:
 
         def group(i: Value, size: Value) -> None:
             top = s.add(row, i)
-            frame.put_rows(size, lambda j: frame.vector(p.source, s.add(top, j)))
+            put_rows(s, frame.row_table, size, lambda j: frame.vector(p.source, s.add(top, j)))
             product = (weights, p.depth, tiles)
             results = self._place(i, tile)
             frame.tile_call(self.vectors, results, self.row_size, product, first, size, (i, count))
 
-        frame.groups(count, group)
+        groups(s, count, group)
 
     def _dots(self, row: Value, i: Value) -> None:
         """Multiply weights as they lie by one row."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from cellwright.cpu.frame import SUM_ROWS
 from cellwright.cpu.memory import new_matrix
 from cellwright.cpu.plan import Fed, Kept, Plan, Rows, field, share_of
 from cellwright.cpu.walks import Field, Walk
@@ -69,8 +70,9 @@ class Direction:
         plan, x = self.plan, self.x
         share = self.share = share_of(plan, self.layout)
         self.streams = [out, *self.kept.states]
-        self.db = x.new_zeros(share.threads, self.width)
-        self.dvectors = {v: x.new_zeros(share.threads, self.units) for v in plan.cell.vectors}
+        rows = SUM_ROWS * share.threads
+        self.db = x.new_zeros(rows, self.width)
+        self.dvectors = {v: x.new_zeros(rows, self.units) for v in plan.cell.vectors}
         if plan.reads_input:
             self.dx = new_matrix(x, self.layout.rows, self.units)
         fields, scratch = self._fields(plan.backward_walk, dy, dstates)
@@ -85,12 +87,12 @@ class Direction:
         fields: dict[str, Field] = {"da": rows.field(self.da), "da.start": zero}
         fields["a"] = rows.field(self.kept.accumulators)
         fields["dy"] = zero if dy is None else field(dy)
-        fields["db"] = (self.db.data_ptr(), 0, self.width)
+        fields["db"] = (self.db.data_ptr(), 0, SUM_ROWS * self.width)
         fields["x"] = field(self.x)
         fields["dx"] = zero if self.dx is None else rows.field(self.dx)
         for name, vector in self.held.vectors.items():
             fields[f"vector.{name}"] = (vector.data_ptr(), 0, 0)
-            fields[f"dvector.{name}"] = (self.dvectors[name].data_ptr(), 0, H)
+            fields[f"dvector.{name}"] = (self.dvectors[name].data_ptr(), 0, SUM_ROWS * H)
         for k, (state, start, _) in enumerate(self.plan.ends):
             fields[state] = rows.field(self.streams[k])
             fields[start] = zero

@@ -1,6 +1,6 @@
 """A stage's equations on one block of units: from tiles and memory to what the stage writes."""
 
-from cellwright.cpu.frame import Frame
+from cellwright.cpu.frame import SUM_ROWS, Frame
 from cellwright.cpu.levels import Level, levels
 from cellwright.cpu.simd import Value
 from cellwright.cpu.vecmath import EMITTERS
@@ -23,8 +23,8 @@ class Equations:
     def emit(self, row: Value, count: Value) -> None:
         """Evaluate the equations for the ``count`` rows of a chunk.
 
-        What goes into a sum is added up over the chunk first: one long running sum over all rows
-        and steps would lose more digits.
+        What goes into a sum is added up over the chunk first, then to the sum over all steps, of
+        which what rounding takes away is kept as a second row.
         """
         s, frame = self.s, self.frame
         sums = [w for w in self.stage.writes if frame.is_sum(w.buffer)]
@@ -35,12 +35,25 @@ class Equations:
         for level in self.levels.levels:
             s.loop(0, count, 1, lambda i, _, level=level: self._row(level, row, i))  # type: ignore[misc]
         for w in sums:
-            total = s.at(frame.row(Read(w.buffer), row), s.add(self.u, w.column))
-            for v in range(self.vectors):
-                mask = s.mask(self.valid - v * s.lanes)
-                part = s.load(self.partial[w], v * s.lanes)
-                value = s.builder.fadd(s.load(total, v * s.lanes, mask), part)
-                s.store(value, total, v * s.lanes, mask)
+            self._add(w, row)
+
+    def _add(self, w: Write, row: Value) -> None:
+        """Add a chunk's part to a sum. The rounding's error: Knuth's TwoSum."""
+        s, frame = self.s, self.frame
+        total = s.at(frame.row(Read(w.buffer), row), s.add(self.u, w.column))
+        lost = s.at(total, s.builder.sdiv(frame.buffers[w.buffer][2], s.index(SUM_ROWS)))
+        plus, minus = s.builder.fadd, s.builder.fsub
+        for v in range(self.vectors):
+            mask = s.mask(self.valid - v * s.lanes)
+            part = s.load(self.partial[w], v * s.lanes)
+            before = s.load(total, v * s.lanes, mask)
+            after = plus(before, part)
+            taken = minus(after, before)
+            error = plus(minus(before, minus(after, taken)), minus(part, taken))
+            error = s.choose("==", error, error, error, s.constant(0.0))  # infinity loses nothing
+            s.store(after, total, v * s.lanes, mask)
+            error = plus(s.load(lost, v * s.lanes, mask), error)
+            s.store(error, lost, v * s.lanes, mask)
 
     def _row(self, level: Level, row: Value, i: Value) -> None:
         """Evaluate a level for one row, a vector of units at a time."""

@@ -34,6 +34,7 @@ __all__ = [
     "BARRIER",
     "HEADER",
     "PACKED",
+    "SUM_ROWS",
     "THREADS",
     "Frame",
     "Part",
@@ -47,6 +48,9 @@ __all__ = [
 
 HEADER = 12
 PACKED, THREADS, BARRIER = 8, 10, 11
+SUM_ROWS = 2
+"""Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
+added up."""
 _TILE_BYTES = 16384  # the tiles of a chunk of rows stay in half of a first-level cache
 
 
@@ -135,6 +139,7 @@ class Frame:
         self.spaces = {b.name: b for b in program.buffers}
         self.places: dict[str, Place] = {}
         self.end: Value = None  # one past this thread's last row at the present step
+        self.downwards: Value = None  # whether the present step goes through its weights backwards
         tiles = max(1, *(levels(stage).slots for stage in program.stages))
         per_row = tiles * self.block * s.scalar_bytes
         self.chunk = max(1, _TILE_BYTES // (per_row * s.target.rows)) * s.target.rows
@@ -213,11 +218,11 @@ class Frame:
         """Return the address of row ``r`` of what is read."""
         return self.s.at(self.row(read, r), read.column)
 
-    def blocks(self, body: Callable[[Value, int, int], None], downwards: Value = None) -> None:
+    def blocks(self, body: Callable[[Value, int, int], None]) -> None:
         """Call ``body(first unit, vectors, units)``: for whole blocks, then for what is left.
 
         Where threads share the units, each has its whole blocks, and the last has what is left.
-        Whole blocks come in falling order where ``downwards`` holds as the kernel runs.
+        Whole blocks come in falling order where ``downwards`` was set and holds.
         """
         s, units = self.s, self.program.units
         count = units // self.block
@@ -229,8 +234,8 @@ class Frame:
         )
 
         def each(u: Value, _: list[Value]) -> None:
-            if downwards is not None:
-                u = choose(downwards, s.sub(s.sub(s.add(start, stop), self.block), u), u)
+            if self.downwards is not None:
+                u = choose(self.downwards, s.sub(s.sub(s.add(start, stop), self.block), u), u)
             body(u, s.target.vectors, self.block)
 
         if count:
@@ -248,26 +253,6 @@ class Frame:
         """Wait for the other threads, where they share the units."""
         s = self.s
         s.when(s.builder.not_(self.by_rows), lambda: emit_barrier(s, self.barrier, self.threads))
-
-    def groups(self, count: Value, body: Callable[[Value, Value], None]) -> None:
-        """Part rows into tiles: full ones, and the last two alike so that neither is small."""
-        s, b, full = self.s, self.s.builder, self.s.target.rows
-        head, inner, done = (b.append_basic_block(n) for n in ("groups", "group", "grouped"))
-        before = b.block
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(I64)
-        i.add_incoming(s.index(0), before)
-        b.cbranch(s.less(i, count), inner, done)
-        b.position_at_end(inner)
-        left = s.sub(count, i)
-        half = b.lshr(s.add(left, 1), s.index(1))
-        small = b.select(s.less(full, left), half, left)
-        size = b.select(s.less(2 * full - 1, left), s.index(full), small)
-        body(i, size)
-        i.add_incoming(s.add(i, size), b.block)
-        b.branch(head)
-        b.position_at_end(done)
 
     def tile_call(
         self,
@@ -302,13 +287,3 @@ class Frame:
         coming = s.at(weights, s.add(passed, whole))
         pace = s.builder.sdiv(s.mul(size, width), s.index(rows))
         s.call_pointer(function, TILE, [*args, first, coming, pace])
-
-    def put_rows(self, size: Value, address: Callable[[Value], Value]) -> None:
-        """Put the addresses of a tile's rows into the row table."""
-        s = self.s
-
-        def put(j: Value, _: list[Value]) -> None:
-            place = s.builder.gep(self.row_table, [j], source_etype=POINTER)
-            s.builder.store(address(j), place)
-
-        s.loop(0, size, 1, put)

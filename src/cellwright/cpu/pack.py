@@ -6,19 +6,23 @@ import llvmlite.ir as ir
 
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
-__all__ = ["PACK", "emit_pack"]
+__all__ = ["PACK", "TRANSPOSE", "emit_pack", "emit_transpose"]
 
 PACK = (POINTER, I64, I64, I64, I64, POINTER, I64, I64, I64, I64)
 """Arguments of a pack: weights as they lie, their row stride, units, depth, number of tiles, packed
 weights, where these tiles start within a block's depth, the block's whole depth, the thread, the
 number of threads."""
 
+TRANSPOSE = (POINTER, I64, I64, I64, POINTER, I64)
+"""Arguments of a transposition: a matrix, its row stride, rows, columns; the result, its row
+stride."""
+
 
 def emit_pack(s: Simd, transposed: bool) -> None:
     """Lay weights out in the order in which tiles read them: [unit block][tile][k][unit].
 
     The weights are W[tile · H + u, k], or W[k, u] where ``transposed``. Each thread takes a share
-    of the blocks.
+    of the blocks. The module must have ``transpose``.
     """
     weights, stride, units, depth, tiles, packed, offset, whole, thread, threads = s.function.args
     block, lanes = s.target.block(s.dtype), s.index(s.lanes)
@@ -38,7 +42,8 @@ def emit_pack(s: Simd, transposed: bool) -> None:
                 _pack_depth(s, s.at(weights, u), stride, depth, (valid, width), target)
             else:
                 source = s.at(weights, s.mul(s.add(s.mul(t, units), u), stride))
-                _pack_units(s, source, stride, depth, (valid, width), target)
+                args = [source, stride, valid, depth, target, width]
+                s.call("transpose", ir.VoidType(), TRANSPOSE, args)
 
         s.loop(0, tiles, 1, tile)
 
@@ -69,41 +74,37 @@ def _transpose(s: Simd, vectors: Sequence[Value]) -> list[Value]:
     return current
 
 
-def _pack_units(
-    s: Simd,
-    weights: Value,
-    stride: Value,
-    depth: Value,
-    place: tuple[Value, Value],
-    target: Value,
-) -> None:
-    """packed[k, u] = W[u, k]: squares of lanes × lanes are transposed in registers."""
-    valid, width = place
-    last = s.sub(valid, 1)
-    whole = s.mul(s.builder.sdiv(depth, s.index(s.lanes)), s.lanes)
-    tail = s.dynamic_mask(s.sub(depth, whole))
+def emit_transpose(s: Simd) -> None:
+    """target[column, row] = source[row, column], a square of vectors at a time, in registers.
 
-    def group(lane: Value, _: list[Value]) -> None:
-        rows = [s.at(weights, s.mul(s.min(s.add(lane, j), last), stride)) for j in range(s.lanes)]
-        out = s.at(target, lane)
+    Rows of the target are written in whole vectors, the last one past its end: it must have room.
+    What lies there repeats the last row.
+    """
+    source, stride, rows, columns, target, target_stride = s.function.args
+    last = s.sub(rows, 1)
+    whole = s.mul(s.builder.sdiv(columns, s.index(s.lanes)), s.lanes)
+    tail = s.dynamic_mask(s.sub(columns, whole))
+
+    def group(row: Value, _: list[Value]) -> None:
+        lines = [s.at(source, s.mul(s.min(s.add(row, j), last), stride)) for j in range(s.lanes)]
+        out = s.at(target, row)
 
         def square(k: Value, _: list[Value]) -> None:
-            columns = _transpose(s, [s.load(row, k) for row in rows])
-            for j, column in enumerate(columns):
-                s.store(column, out, s.mul(s.add(k, j), width))
+            for j, column in enumerate(_transpose(s, [s.load(line, k) for line in lines])):
+                s.store(column, out, s.mul(s.add(k, j), target_stride))
 
         s.loop(0, whole, s.lanes, square)
 
         def rest(k: Value, _: list[Value]) -> None:
-            columns = _transpose(s, [s.load(row, k, tail) for row in rows])
-            for j, column in enumerate(columns):
+            for j, column in enumerate(_transpose(s, [s.load(line, k, tail) for line in lines])):
                 at = s.add(k, j)
-                with s.builder.if_then(s.less(at, depth)):
-                    s.store(column, out, s.mul(at, width))
+                with s.builder.if_then(s.less(at, columns)):
+                    s.store(column, out, s.mul(at, target_stride))
 
-        s.loop(whole, depth, s.lanes, rest)
+        s.loop(whole, columns, s.lanes, rest)
 
-    s.loop(0, valid, s.lanes, group)
+    s.loop(0, rows, s.lanes, group)
+    s.finish()
 
 
 def _pack_depth(
@@ -120,9 +121,6 @@ def _pack_depth(
     def row(k: Value, _: list[Value]) -> None:
         source = s.at(weights, s.mul(k, stride))
         out = s.at(target, s.mul(k, width))
-        whole = s.mul(s.builder.sdiv(valid, s.index(s.lanes)), s.lanes)
-        s.loop(0, whole, s.lanes, lambda j, _: s.store(s.load(source, j), out, j))
-        tail = s.dynamic_mask(s.sub(valid, whole))
-        s.loop(whole, valid, s.lanes, lambda j, _: s.store(s.load(source, j, tail), out, j))
+        s.vectors(valid, lambda j, mask: s.store(s.load(source, j, mask), out, j))
 
     s.loop(0, depth, 1, row)

@@ -23,21 +23,18 @@ __all__ = [
     "plan_of",
     "projects_first",
     "share_of",
-    "small",
 ]
 
 _PROJECTED_BATCH = 2
 """Up to so many rows at a step, the input is projected ahead of the walk."""
+_PROJECTED_WEIGHTS = 1 << 24
+"""Bytes of weights from which it is with any number of rows: no cache holds them for a step."""
 _TEAM_WORK = 200_000
 """Multiply-adds from which a call is shared out over the team."""
 _FEW_ROWS = 8
 """Up to so many rows, threads may share the units of a step instead of its rows."""
 _MANY_WEIGHTS = 1 << 18
 """Bytes of weights from which a step takes longer than waiting for the other threads."""
-_SMALL_WEIGHTS, _SMALL_GATES = 1 << 19, 1 << 23
-"""Bytes of weights, and of the accumulators' gradients, up to which the products of a backward pass
-are taken without packing. Measured against torch's matrix product: 0.7 to 1.0 of its time up to
-here, 1.0 to 1.3 beyond."""
 _PROJECTED_BYTES = 1 << 26
 """The product of the whole input with its weights is stored only up to this size."""
 
@@ -183,8 +180,14 @@ class Plan:
         return self.zeros.new_ones(1)
 
     def like(self, *shape: int) -> Tensor:
-        """Return what ``empty_like`` makes a contiguous tensor of this shape from, quickly."""
-        return self.zeros[:1].expand(shape)
+        """Return what ``empty_like`` makes a contiguous tensor of this shape from, quickly.
+
+        It has no memory of its own: it must be neither read nor written.
+        """
+        order = tuple(range(len(shape)))
+        shaped = torch.empty_permuted(shape, order, dtype=self.zeros.dtype, device="cpu")
+        shaped.untyped_storage().resize_(0)
+        return shaped
 
     @cached_property
     def zero_row(self) -> Field:
@@ -245,15 +248,9 @@ def projects_first(plan: Plan, layout: Layout, share: Share) -> bool:
     input's only once. With more rows the tiles do the same work without the detour over memory.
     """
     size = layout.rows * plan.products_first
-    few = layout.counts is None and layout.batch <= _PROJECTED_BATCH and layout.steps > 2
-    alone = share.threads == 1 or share.by_units
-    return few and alone and 0 < size <= _PROJECTED_BYTES
-
-
-def small(plan: Plan, layout: Layout) -> bool:
-    """Whether the products of a backward pass are taken in one call, without packing."""
-    gates = layout.rows * len(plan.step.accumulators) * plan.units * plan.item
-    return plan.work * plan.item <= _SMALL_WEIGHTS and gates <= _SMALL_GATES
+    worth = layout.batch <= _PROJECTED_BATCH or plan.work * plan.item >= _PROJECTED_WEIGHTS
+    able = layout.counts is None and (share.threads == 1 or share.by_units)
+    return worth and able and layout.steps > 2 and 0 < size <= _PROJECTED_BYTES
 
 
 class Rows:

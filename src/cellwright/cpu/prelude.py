@@ -8,6 +8,7 @@ from cellwright.cpu.frame import Frame, Part, depths, padded, split
 from cellwright.cpu.library import library_names
 from cellwright.cpu.pack import PACK
 from cellwright.cpu.simd import POINTER, Value
+from cellwright.cpu.tile import groups, put_rows
 from cellwright.graph.schedule import Stage
 
 __all__ = ["emit_prelude"]
@@ -94,7 +95,7 @@ def _project_rows(
         target = s.at(gx, s.mul(r, gx_row))
 
         def group(t: Value, size: Value) -> None:
-            frame.put_rows(size, lambda j: s.at(source, s.mul(s.add(t, j), x_step)))
+            put_rows(s, frame.row_table, size, lambda j: s.at(source, s.mul(s.add(t, j), x_step)))
             stride = p.count * width
             frame.tile_call(
                 vectors,
@@ -121,6 +122,6 @@ def _project_rows(
 
             s.loop(0, size, 1, copy)
 
-        frame.groups(frame.steps, group)
+        groups(s, frame.steps, group)
 
     s.loop(frame.low, frame.high, 1, row)

@@ -55,7 +55,7 @@ class Prepared:
         self.share = share_of(plan, layout)
         self.ahead = not self.raw and projects_first(plan, layout, self.share)
         self.struct = self._struct(plan)
-        # what is made anew on each call; like these, which hold a single element
+        # what is made anew on each call; like these, which hold no memory
         self.like_out, self.like_final = plan.like(T, N, H), plan.like(1, N, H)
         self.like_stream = plan.like(T * N, H)
         self.like_a = plan.like(T * N, len(plan.step.accumulators) * H)

@@ -1,4 +1,4 @@
-"""The short way of a layer's backward call: small, dense, one direction, everything contiguous.
+"""The short way of a layer's backward call: dense, one direction, everything contiguous.
 
 The walk and all products after it take two calls into machine code. As with the forward call, what
 does not change from call to call is prepared, and only addresses are filled in.
@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from torch import Tensor, contiguous_format, empty_like, zeros_like
 
-from cellwright.cpu.frame import PACKED
+from cellwright.cpu.frame import PACKED, SUM_ROWS
 from cellwright.cpu.memory import in_huge_pages
-from cellwright.cpu.plan import Plan, share_of, small
+from cellwright.cpu.plan import Plan, share_of
 from cellwright.cpu.prepared import MISSING, matrix_fields, plain, remember
-from cellwright.cpu.products import all_depths
+from cellwright.cpu.product import HEADER
+from cellwright.cpu.products import all_depths, one_depth
 from cellwright.cpu.walks import Field, Layout, products
 from cellwright.graph.expr import leaf
 
@@ -25,7 +26,10 @@ _Matrix = tuple[str, int, int]
 
 
 class _Job(NamedTuple):
-    """A product to list; see ``cellwright.cpu.product``. ``depth_of_a``: between depths of A."""
+    """A product to list; see ``cellwright.cpu.product``.
+
+    ``depth_of_a``: distance between depths of A; 0: the first one meets all depths of B.
+    """
 
     a: _Matrix
     depth_of_a: int
@@ -82,7 +86,8 @@ class PreparedBackward:
         """Name the memory that nobody sees: sums over rows, and rows that only the walk needs."""
         N, H, threads = self.layout.batch, self.plan.units, self.threads
         vectors = [f"dvector.{v}" for v in self.plan.cell.vectors]
-        sizes = {"db": threads * self.width} | dict.fromkeys(vectors, threads * H)
+        rows_of_sums = SUM_ROWS * threads
+        sizes = {"db": rows_of_sums * self.width} | dict.fromkeys(vectors, rows_of_sums * H)
         rows = [f"d{state}" for state in self.states]
         shared = {"a", "da", "da.start", "dy", "dx", "x", *sizes, *rows}
         shared |= {name for end in self.plan.ends for name in end}
@@ -113,7 +118,9 @@ class PreparedBackward:
         fields["da.start"] = plan.zero_row
         fields["dy"] = fields["dx"] = (0, N * H, H)
         fields["x"] = (0, N * plan.inputs, plan.inputs)
-        fields["db"] = (0, 0, self.width)
+        fields["db"] = (0, 0, SUM_ROWS * self.width)
+        for v in plan.cell.vectors:
+            fields[f"dvector.{v}"] = (0, 0, SUM_ROWS * H)
         for state, start, _ in plan.ends:
             fields[state] = (0, N * H, H)
             fields[start] = (0, 0, H) if self.given else plan.zero_row
@@ -123,7 +130,8 @@ class PreparedBackward:
     def _list_products(self) -> "tuple[array[int], list[_Fill]]":
         """Lay out the products, and say where their addresses go."""
         jobs = [*self._input_jobs(), *self._state_jobs(), *self._sum_jobs()]
-        memory, filled = [len(jobs), self.threads], {("dx", 0)} if self.plan.reads_input else set()
+        memory = [len(jobs), self.threads, *[0] * (HEADER - 2)]
+        filled = {("dx", 0)} if self.plan.reads_input else set()
         fills: list[_Fill] = []
         for job in jobs:
             for field, (name, first, _) in zip(_ADDRESSES, (job.a, job.b, job.c), strict=True):
@@ -132,7 +140,7 @@ class PreparedBackward:
             adds = int(target in filled or job.c[0] in self.start_names)
             filled.add(target)
             memory += [0, job.a[2], job.depth_of_a, 0, job.b[2], 0, job.c[2]]
-            depths = all_depths(job.depths)
+            depths = all_depths(job.depths) if job.depth_of_a else one_depth(job.depths)
             self.tables.append(depths)  # the list has its address
             memory += [job.rows, job.columns, adds, depths.buffer_info()[0]]
         return array("q", memory), fills
@@ -183,17 +191,17 @@ class PreparedBackward:
 
     def _sum_jobs(self) -> list[_Job]:
         """The gradients of biases and vectors: what the threads have summed up, added."""
-        H, one, threads, jobs = self.plan.units, ("one", 0, 0), self.threads, []
+        H, one, rows, jobs = self.plan.units, ("one", 0, 0), SUM_ROWS * self.threads, []
         for bundle in self.plan.cell.bundles if self.plan.bias else ():
             row = 0
             for columns in self.plan.bias_slices[bundle]:
                 count = columns.stop - columns.start
                 db, target = ("db", columns.start, self.width), (f"gb.{bundle}", row, 0)
-                jobs.append(_Job(one, 0, db, target, 1, count, threads))
+                jobs.append(_Job(one, 0, db, target, 1, count, rows))
                 row += count
         for v in self.plan.cell.vectors:
             sums = (f"dvector.{v}", 0, H)
-            jobs.append(_Job(one, 0, sums, (f"gv.{v}", 0, 0), 1, H, threads))
+            jobs.append(_Job(one, 0, sums, (f"gv.{v}", 0, 0), 1, H, rows))
         return jobs
 
     def __call__(
@@ -224,34 +232,47 @@ class PreparedBackward:
         if dy is not None:
             dy = dy.contiguous()
         a, *streams = kept
-        da = a if last else empty_like(self.like_a)
-        dx = empty_like(self.like_dx) if self.want_x or self.plan.reads_input else None
-        gradients = [empty_like(t) for t in parameters]
+        da = a if last else in_huge_pages(empty_like(self.like_a))
+        dx = (
+            in_huge_pages(empty_like(self.like_dx))
+            if self.want_x or self.plan.reads_input
+            else None
+        )
         scratch = zeros_like(self.like_scratch)
         owned = (scratch, x, a, da, dy, dx, self.plan.one, out, *streams, *(states or ()))
-        addresses = [0 if t is None else t.data_ptr() for t in (*owned, *parameters, *gradients)]
+        addresses = [0 if t is None else t.data_ptr() for t in (*owned, *parameters)]
         struct = self.struct[:]
         for field, number, offset in self.struct_fills:
             struct[field] = addresses[number] + offset
-        jobs = self.jobs[:]
-        for field, number, offset in self.job_fills:
-            jobs[field] = addresses[number] + offset
-        dstates = self._state_cotangents(dfinals, struct, jobs)
+        dstates = self._state_cotangents(dfinals, struct)
         if dy is None:
             struct[self.dy_field : self.dy_field + 3] = self.zero_row
         packed = in_huge_pages(empty_like(self.like_packed))
         struct[PACKED] = packed.data_ptr()
         self.walk.run(struct, self.share)
-        self.products.run(jobs, self.threads)
-        del packed, scratch
+        del packed  # before more is made: it may be as large
+        gradients = [empty_like(t) for t in parameters]
+        addresses += [g.data_ptr() for g in gradients]
+        self._multiply(addresses, struct)
+        del scratch
         return [dx if self.want_x else None, *(dstates if self.given else ()), *gradients]
 
+    def _multiply(self, addresses: list[int], struct: "array[int]") -> None:
+        """Run the products, on the states' gradients that the walk was given."""
+        jobs = self.jobs[:]
+        for field, number, offset in self.job_fills:
+            jobs[field] = addresses[number] + offset
+        for place, targets in zip(self.dstate_fields, self.dstate_targets, strict=True):
+            for target in targets:
+                jobs[target] = struct[place]
+        self.products.run(jobs, self.threads)
+
     def _state_cotangents(
-        self, dfinals: Sequence[Tensor | None], struct: "array[int]", jobs: "array[int]"
+        self, dfinals: Sequence[Tensor | None], struct: "array[int]"
     ) -> list[Tensor]:
         """Give the walk cotangents of the final states to turn into those of the initial ones."""
         made: list[Tensor] = []
-        for g, field, targets in zip(dfinals, self.dstate_fields, self.dstate_targets, strict=True):
+        for g, field in zip(dfinals, self.dstate_fields, strict=True):
             if g is None and not self.given:
                 continue  # zeros that nobody asks for again: in the scratch memory
             if g is None:
@@ -259,19 +280,16 @@ class PreparedBackward:
             else:
                 made.append(g.clone(memory_format=contiguous_format))
             struct[field] = made[-1].data_ptr()
-            for target in targets:
-                jobs[target] = struct[field]
         return made
 
 
 def prepare_backward(
     plan: Plan, layout: Layout, threads: int, given: bool, want_x: bool
 ) -> PreparedBackward | None:
-    """Return the prepared call, or None if the layer is too large or needs more memory."""
+    """Return the prepared call, or None if the cell needs more memory than it has room for."""
     key = (layout.steps, layout.batch, threads, given, want_x)
     found: PreparedBackward | None = plan.prepared.get(key, MISSING)
     if found is MISSING:
-        short = small(plan, layout) and plain(plan)
-        found = PreparedBackward(plan, layout, given, want_x) if short else None
+        found = PreparedBackward(plan, layout, given, want_x) if plain(plan) else None
         remember(plan, key, found)
     return found

@@ -1,18 +1,24 @@
-"""A list of small products under way; see ``cellwright.cpu.product`` for what runs it."""
+"""A list of products under way; see ``cellwright.cpu.product`` for what runs it."""
 
 from array import array
 from functools import lru_cache
 
-from cellwright.cpu.product import PRODUCTS_HEADER, depth_table
+from cellwright.cpu.product import HEADER, depth_table
 from cellwright.cpu.walks import products
 
-__all__ = ["ProductList", "all_depths"]
+__all__ = ["ProductList", "all_depths", "one_depth"]
 
 
 @lru_cache(maxsize=1024)
 def all_depths(count: int) -> "array[int]":
     """Return the table of a product over the first ``count`` depths."""
     return depth_table([(0, 0, count)])
+
+
+@lru_cache(maxsize=64)
+def one_depth(count: int) -> "array[int]":
+    """Return the table of a product of the first depth of A and each of ``count`` of B: a sum."""
+    return depth_table([(0, k, 1) for k in range(count)])
 
 
 class ProductList:
@@ -25,8 +31,7 @@ class ProductList:
 
     def __init__(self, dtype: str, threads: int) -> None:
         self._products, self._threads = products(dtype), threads
-        self._memory = array("q", (0, threads))
-        assert len(self._memory) == PRODUCTS_HEADER
+        self._memory = array("q", (0, threads, *[0] * (HEADER - 2)))
         self._tables: list[array[int]] = []
 
     def add(

@@ -2,17 +2,27 @@
 
 import ctypes
 import time
+from array import array
 from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 
+from cellwright.cpu.target import host
 from cellwright.cpu.walks import library
 
 __all__ = ["matrix_rate", "read_rate"]
 
-_DOT = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 4)
-_DEPTH = 256
+_TILE = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    *[ctypes.c_void_p] * 2,
+    *[ctypes.c_int64] * 3,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+)
+_DEPTH, _DEEP, _REPEATS = 64, 1024, 20
 
 
 def _fastest(call: Callable[[], None], repeats: int = 7) -> float:
@@ -26,20 +36,32 @@ def _fastest(call: Callable[[], None], repeats: int = 7) -> float:
     return min(times)
 
 
-def _multiply(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
-    torch.mm(a, b, out=out)
+def _net(call: Callable[[int], None], tiles: int) -> float:
+    """Return the least time of a call on so many tiles, less that of one on none."""
+    return _fastest(lambda: call(tiles)) - _fastest(lambda: call(0))
 
 
 @lru_cache(maxsize=2)
 def matrix_rate(dtype: str) -> float:
-    """Measure floating-point operations a second of torch's matrix product 512³ on one thread."""
-    n, threads = 512, torch.get_num_threads()
-    a, b, out = (torch.ones(n, n, dtype=getattr(torch, dtype)) for _ in range(3))
-    try:
-        torch.set_num_threads(1)
-        return 2 * n**3 / _fastest(lambda: _multiply(a, b, out))
-    finally:
-        torch.set_num_threads(threads)
+    """Measure floating-point operations a second of a kernel's full tile on one thread.
+
+    Raises:
+        CompileError: no machine code can be made here.
+    """
+    target, kind = host(), getattr(torch, dtype)
+    rows, units = target.rows, target.block(dtype)
+    code, _ = library(dtype)
+    tile = _TILE(code.address[f"tile_{rows}_{target.vectors}"])
+    inputs, weights = torch.ones(rows, _DEEP, dtype=kind), torch.ones(_DEEP, units, dtype=kind)
+    sums = torch.empty(rows, units, dtype=kind)
+    table = array("q", [row.data_ptr() for row in inputs])
+    places = sums.data_ptr(), units, table.buffer_info()[0], weights.data_ptr()
+
+    def multiply(tiles: int) -> None:
+        for _ in range(_REPEATS):
+            tile(*places, _DEEP, tiles, 1, places[-1], 0)
+
+    return 2 * weights.numel() * rows * _REPEATS / _net(multiply, 1)
 
 
 @lru_cache(maxsize=64)
@@ -49,15 +71,18 @@ def read_rate(size: int) -> float:
     Raises:
         CompileError: no machine code can be made here.
     """
+    target = host()
+    units = target.block("float32")
     code, _ = library("float32")
-    dot = _DOT(code.address["dot"])
-    units = max(1, size // (4 * _DEPTH))
-    weights, vector, sums = torch.ones(units, _DEPTH), torch.ones(_DEPTH), torch.empty(units + 16)
-    places = [t.data_ptr() for t in (sums, vector, weights)]
+    tile = _TILE(code.address[f"tile_1_{target.vectors}"])
+    count = max(1, size // (4 * _DEPTH * units))
+    weights, row = torch.ones(count, _DEPTH, units), torch.ones(_DEPTH)
+    sums, table = torch.empty(count, units), array("q", [row.data_ptr()])
+    places = sums.data_ptr(), count * units, table.buffer_info()[0], weights.data_ptr()
     repeats = max(1, (1 << 22) // size)
 
-    def read() -> None:
+    def read(tiles: int) -> None:
         for _ in range(repeats):
-            dot(*places, _DEPTH, _DEPTH, units, 1)
+            tile(*places, _DEPTH, tiles, 1, places[-1], 0)
 
-    return weights.numel() * 4 * repeats / _fastest(read)
+    return weights.numel() * 4 * repeats / _net(read, count)

@@ -54,6 +54,7 @@ class Simd:
         self.integers = ir.VectorType(self.bits, self.lanes)
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self._constants: dict[str, Value] = {}
 
     # integers and control flow
 
@@ -193,6 +194,13 @@ class Simd:
         limit = self.builder.shuffle_vector(first, undefined, zeros)
         return self.builder.icmp_signed("<", ir.Constant(kind, list(range(self.lanes))), limit)
 
+    def vectors(self, count: Value, body: Callable[[Value, Value], None]) -> None:
+        """Call ``body(first, mask)`` for the vectors of ``count`` elements, the last one cut."""
+        whole = self.mul(self.builder.sdiv(count, self.index(self.lanes)), self.lanes)
+        self.loop(0, whole, self.lanes, lambda k, _: body(k, None))
+        tail = self.dynamic_mask(self.sub(count, whole))
+        self.loop(whole, count, self.lanes, lambda k, _: body(k, tail))
+
     # arithmetic on vectors
 
     @property
@@ -206,7 +214,11 @@ class Simd:
 
     def constant(self, value: float) -> Value:
         """Return a vector of one number."""
-        return ir.Constant(self.vector, [ir.Constant(self.scalar, float(value))] * self.lanes)
+        found = self._constants.get(repr(value))  # told from one another by sign too; and nan
+        if found is None:
+            lanes = [ir.Constant(self.scalar, float(value))] * self.lanes
+            found = self._constants[repr(value)] = ir.Constant(self.vector, lanes)
+        return found
 
     def integer(self, value: int) -> Value:
         """Return a vector of one integer as wide as an element."""

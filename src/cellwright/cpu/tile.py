@@ -5,13 +5,13 @@ k; the results go to a small buffer that stays in the first-level cache, where a
 pick them up. All matrices here are addressed in elements.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import llvmlite.ir as ir
 
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
-__all__ = ["DOT", "TILE", "emit_dot", "emit_tile"]
+__all__ = ["DOT", "TILE", "emit_dot", "emit_tile", "groups", "put_rows"]
 
 TILE = (POINTER, I64, POINTER, POINTER, I64, I64, I64, POINTER, I64)
 """Arguments of a tile: results, row stride of the results, pointers to the rows, packed weights,
@@ -29,8 +29,7 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
     pointers = [s.field(row_table, r, POINTER) for r in range(rows)]
     # two fused multiply-adds a cycle, four cycles each: fewer than 8 accumulators would wait
     sets = max(1, -(-8 // (rows * vectors)))
-    unroll = max(sets, 2)
-    whole = s.mul(s.builder.sdiv(depth, s.index(unroll)), unroll)
+    whole = s.mul(s.builder.sdiv(depth, s.index(sets)), sets)
 
     def tile(t: Value, _: list[Value]) -> None:
         w = s.at(weights, s.mul(s.mul(t, depth), width))
@@ -51,20 +50,57 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
         def steps(k: Value, carried: list[Value]) -> list[Value]:
             n = rows * vectors
             parts = [list(carried[j * n : (j + 1) * n]) for j in range(sets)]
-            for j in range(unroll):
-                parts[j % sets] = step(s.add(k, j), parts[j % sets])
+            for j in range(sets):
+                parts[j] = step(s.add(k, j), parts[j])
             return [value for part in parts for value in part]
 
-        sums = s.loop(0, whole, unroll, steps, [s.constant(0.0)] * (rows * vectors * sets))
+        sums = s.loop(0, whole, sets, steps, [s.constant(0.0)] * (rows * vectors * sets))
         merged = _merge(s, sums, sets)
-        merged = s.loop(whole, depth, 1, lambda k, carried: step(k, list(carried)), merged)
-        for r in range(rows):
-            for v in range(vectors):
-                place = s.add(s.mul(stride, r), v * s.lanes)
-                _accumulate(s, merged[r * vectors + v], out, place, first)
+        if sets > 1:
+            merged = s.loop(whole, depth, 1, lambda k, carried: step(k, list(carried)), merged)
+        places = [
+            s.at(out, s.add(s.mul(stride, r), v * s.lanes))
+            for r in range(rows)
+            for v in range(vectors)
+        ]
+        _accumulate(s, merged, places, first)
 
     s.loop(0, count, 1, tile)
     s.finish()
+
+
+def groups(s: Simd, count: Value, body: Callable[[Value, Value], None]) -> None:
+    """Part rows into tiles: ``body(first row, rows)`` for full ones, the last two alike.
+
+    So neither of the last two is small.
+    """
+    b, full = s.builder, s.target.rows
+    head, inner, done = (b.append_basic_block(n) for n in ("groups", "group", "grouped"))
+    before = b.block
+    b.branch(head)
+    b.position_at_end(head)
+    i = b.phi(I64)
+    i.add_incoming(s.index(0), before)
+    b.cbranch(s.less(i, count), inner, done)
+    b.position_at_end(inner)
+    left = s.sub(count, i)
+    half = b.lshr(s.add(left, 1), s.index(1))
+    small = b.select(s.less(full, left), half, left)
+    size = b.select(s.less(2 * full - 1, left), s.index(full), small)
+    body(i, size)
+    i.add_incoming(s.add(i, size), b.block)
+    b.branch(head)
+    b.position_at_end(done)
+
+
+def put_rows(s: Simd, row_table: Value, size: Value, address: Callable[[Value], Value]) -> None:
+    """Put the addresses of a tile's rows into its row table."""
+
+    def put(j: Value, _: list[Value]) -> None:
+        place = s.builder.gep(row_table, [j], source_etype=POINTER)
+        s.builder.store(address(j), place)
+
+    s.loop(0, size, 1, put)
 
 
 def _merge(s: Simd, sums: Sequence[Value], sets: int) -> list[Value]:
@@ -77,39 +113,54 @@ def _merge(s: Simd, sums: Sequence[Value], sets: int) -> list[Value]:
     return merged
 
 
-def _accumulate(s: Simd, value: Value, c: Value, place: Value, first: Value) -> None:
-    """Write ``value``, or add it to what is there unless this is the first product."""
+def _accumulate(s: Simd, values: list[Value], places: list[Value], first: Value) -> None:
+    """Write vectors, or add them to what is there unless this is the first product."""
     fresh = s.builder.icmp_signed("!=", first, s.index(0))
     with s.builder.if_else(fresh) as (then, otherwise):
         with then:
-            s.store(value, c, place)
+            for value, place in zip(values, places, strict=True):
+                s.store(value, place)
         with otherwise:
-            s.store(s.builder.fadd(s.load(c, place), value), c, place)
+            for value, place in zip(values, places, strict=True):
+                s.store(s.builder.fadd(s.load(place), value), place)
+
+
+_STREAMS = 4
+"""Rows that a dot reads at once: few enough for a processor to foresee each."""
 
 
 def emit_dot(s: Simd) -> None:
     """C[u] (+)= Σ_k W[u, k] a[k], the weights as torch has them, a vector of units at a time."""
     c, a, weights, stride, depth, units, first = s.function.args
-    whole = s.mul(s.builder.sdiv(depth, s.index(s.lanes)), s.lanes)
-    tail = s.dynamic_mask(s.sub(depth, whole))
+    streams = min(_STREAMS, s.lanes)
+    ahead = s.target.registers // 8  # vectors of each row at once
+    tail = s.dynamic_mask(s.builder.srem(depth, s.index(s.lanes)))
+    steps = [ahead * s.lanes, s.lanes]
+    whole = [s.mul(s.builder.sdiv(depth, s.index(step)), step) for step in steps]
+
+    def rows_from(u: Value) -> list[Value]:
+        last = s.sub(units, 1)  # rows past the end repeat the last one; their sums are not used
+        numbers = [s.min(s.add(u, j), last) for j in range(streams)]
+        rows = [s.at(weights, s.mul(n, stride)) for n in numbers]
+
+        def step(k: Value, sums: Sequence[Value], count: int, mask: Value = None) -> list[Value]:
+            found = list(sums)
+            for v in range(count):
+                x = s.load(a, s.add(k, v * s.lanes), mask)
+                for j, row in enumerate(rows):
+                    n = v * len(rows) + j
+                    found[n] = s.fma(s.load(row, s.add(k, v * s.lanes), mask), x, found[n])
+            return found
+
+        sums = [s.constant(0.0)] * (ahead * streams)
+        sums = s.loop(0, whole[0], steps[0], lambda k, found: step(k, found, ahead), sums)
+        sums = _merge(s, sums, ahead)
+        sums = s.loop(whole[0], whole[1], s.lanes, lambda k, found: step(k, found, 1), sums)
+        return s.loop(whole[1], depth, s.lanes, lambda k, found: step(k, found, 1, tail), sums)
 
     def group(u: Value, _: list[Value]) -> None:
-        last = s.sub(units, 1)  # rows past the end repeat the last one; their sums are not used
-        rows = [s.at(weights, s.mul(s.min(s.add(u, j), last), stride)) for j in range(s.lanes)]
-
-        def step(k: Value, sums: list[Value]) -> list[Value]:
-            x = s.load(a, k)
-            return [s.fma(s.load(row, k), x, total) for row, total in zip(rows, sums, strict=True)]
-
-        sums = s.loop(0, whole, s.lanes, step, [s.constant(0.0)] * s.lanes)
-
-        def rest(k: Value, carried: list[Value]) -> list[Value]:
-            x = s.load(a, k, tail)
-            pairs = zip(rows, carried, strict=True)
-            return [s.fma(s.load(row, k, tail), x, total) for row, total in pairs]
-
-        sums = s.loop(whole, depth, s.lanes, rest, sums)
-        _accumulate(s, _transposed_sum(s, sums), c, u, first)
+        sums = [v for j in range(0, s.lanes, streams) for v in rows_from(s.add(u, j))]
+        _accumulate(s, [_transposed_sum(s, sums)], [s.at(c, u)], first)
 
     s.loop(0, units, s.lanes, group)
     s.finish()

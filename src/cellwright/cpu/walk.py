@@ -35,7 +35,6 @@ def emit_walk(program: Program, target: Target, dtype: str) -> ir.Module:
 class _Walk:
     def __init__(self, frame: Frame) -> None:
         self.frame, self.s, self.program = frame, frame.s, frame.program
-        self.downwards: Value = None
 
     def emit(self) -> None:
         """Emit the loop over time."""
@@ -53,7 +52,7 @@ class _Walk:
         }
         frame.end = s.min(frame.places["now"].rows, frame.high)
         odd = s.builder.trunc(i, ir.IntType(1))
-        self.downwards = s.builder.and_(odd, s.less(frame.batch, _FEW_ROWS + 1))
+        frame.downwards = s.builder.and_(odd, s.less(frame.batch, _FEW_ROWS + 1))
         offset = 0
         for stage, depth in zip(self.program.stages, depths(self.program), strict=True):
             self._stage(stage, offset)
@@ -76,7 +75,7 @@ class _Walk:
 
             s.loop(frame.low, frame.end, frame.chunk, chunk)
 
-        frame.blocks(chunks, self.downwards)
+        frame.blocks(chunks)
         frame.wait()
 
     def _final(self, source: str, target: str) -> None:

@@ -15,7 +15,7 @@ from cellwright.cpu.barrier import barrier_memory
 from cellwright.cpu.frame import BARRIER, HEADER, PACKED, THREADS, matrices, packed_size
 from cellwright.cpu.library import emit_library, library_names
 from cellwright.cpu.memory import in_huge_pages
-from cellwright.cpu.product import emit_products
+from cellwright.cpu.product import MEMORY, SCRATCH, TABLE, emit_products
 from cellwright.cpu.target import host
 from cellwright.cpu.team import WALK, Team, team
 from cellwright.cpu.walk import emit_walk
@@ -88,7 +88,7 @@ def library(dtype: str) -> "tuple[jit.Code, array[int]]":
 
 
 class Products:
-    """The machine code of small products; see ``cellwright.cpu.product``."""
+    """The machine code of matrix products; see ``cellwright.cpu.product``."""
 
     def __init__(self, dtype: str) -> None:
         target = host()
@@ -97,9 +97,14 @@ class Products:
         self._code, self._address = code, code.address["products"]
         self._call = WALK(self._address)
         self._team: Team = team(target)
+        self._library, self._table = library(dtype)
+        self._table_address = self._table.buffer_info()[0]
+        self._dtype: torch.dtype = getattr(torch, dtype)
 
     def run(self, struct: "array[int]", threads: int) -> None:
         """Compute the products that the struct lists, shared out over the threads it names."""
+        scratch = torch.empty(threads * SCRATCH, dtype=self._dtype, device="cpu")
+        struct[TABLE], struct[MEMORY] = self._table_address, scratch.data_ptr()
         address, _ = struct.buffer_info()
         if threads == 1:
             self._call(address, 0)
@@ -109,7 +114,7 @@ class Products:
 
 @lru_cache(maxsize=4)
 def products(dtype: str) -> Products:
-    """Return the small products of a dtype.
+    """Return the matrix products of a dtype.
 
     Raises:
         CompileError: they cannot be compiled on this machine.

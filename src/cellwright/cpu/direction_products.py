@@ -1,4 +1,4 @@
-"""The gradients of a small layer: all products after a walk in one call into machine code."""
+"""The gradients of a layer: all products after a walk in one call into machine code."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from cellwright.cpu.direction import INPUT, Direction
 from cellwright.cpu.memory import new_matrix
 from cellwright.cpu.product import depth_table
-from cellwright.cpu.products import ProductList, all_depths
+from cellwright.cpu.products import ProductList, all_depths, one_depth
 from cellwright.cpu.shifts import edges, shifts
 from cellwright.graph.expr import Expr, leaf
 from cellwright.graph.interpret import Weights
@@ -16,10 +16,10 @@ from cellwright.graph.interpret import Weights
 if TYPE_CHECKING:
     from array import array
 
-__all__ = ["SmallProducts"]
+__all__ = ["DirectionProducts"]
 
 
-class SmallProducts:
+class DirectionProducts:
     """The products of one direction, whose walk is done."""
 
     def __init__(self, one: Direction) -> None:
@@ -72,7 +72,7 @@ class SmallProducts:
     def _sums(self, made: Weights) -> None:
         """List the gradients of biases and vectors: what the threads have summed up, added."""
         item, unit = self.one.plan.item, (self.one.plan.one.data_ptr(), 0, 0)
-        depths = all_depths(self.one.share.threads)
+        depths = one_depth(len(self.one.db))
         for bundle, bias in made.biases.items():
             target = bias.data_ptr()
             for part in self.one.plan.bias_slices[bundle]:
