@@ -89,7 +89,9 @@ def test_what_a_task_has_no_use_for_is_refused(frame):
         app.read(frame, Options(targets=("label",), series="id", horizon=2))
     with pytest.raises(InputError, match="expected no unit"):
         app.read("weather", Options(unit="byte"))
-    with pytest.raises(InputError, match="expected no series, for Python topics"):
+    with pytest.raises(
+        InputError, match="expected no series, for topics is read for the task text"
+    ):
         app.read("topics", Options(series="id"))
     with pytest.raises(InputError, match="a problem already"):
         app.read(app.read("vowels"), Options(missing=Missing.MASK))

@@ -1,130 +1,38 @@
-"""What `cellwright.app` offers: one function for each verb of the command line."""
+"""What trains: the functions of `cellwright.app` that the verbs compare and train are thin over."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields, replace
-from difflib import get_close_matches
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
 
-from cellwright.app.data import Options, bundled, read_problem
-from cellwright.app.errors import InputError
+from cellwright.app.data.atomic import require_place
+from cellwright.app.data.options import Options
+from cellwright.app.data.reading import Data, read
 from cellwright.app.model.choice import choose_design
 from cellwright.app.model.design import Design
-from cellwright.app.model.folder import DESCRIPTION, Model, load_model, save_model
+from cellwright.app.model.folder import Model, save_model
 from cellwright.app.problem import Problem
 from cellwright.app.report import write_report
-from cellwright.app.running import Stream
-from cellwright.app.running import generate as write
-from cellwright.app.running import predict as predict_with
 from cellwright.app.schema import Task
 from cellwright.app.training import comparison, session
-from cellwright.app.training.checkpoint import checkpoint_path, remove_checkpoint
+from cellwright.app.training.checkpoint import remove_checkpoint, require_free
 from cellwright.app.training.comparison import Watch
-from cellwright.app.training.recipe import Recipe
-from cellwright.app.training.results import METRICS, Comparison
+from cellwright.app.training.metrics import METRICS
+from cellwright.app.training.recipe import Recipe, recipe_for
+from cellwright.app.training.results import Comparison
 from cellwright.app.training.session import Progress, Trained
 from cellwright.graph.cell import Cell
 
-__all__ = [
-    "compare",
-    "generate",
-    "load",
-    "predict",
-    "read",
-    "recipe_for",
-    "stream",
-    "train",
-    "write_report",
-]
+__all__ = ["compare", "train"]
 
-Data = Problem | pl.DataFrame | Path | str
-BUNDLED = {
-    "vowels": "japanese_vowels",
-    "weather": "seattle_weather",
-    "topics": "python_topics",
-}
-"""Short names of the bundled data."""
 CELLS: dict[Task, tuple[str, ...]] = {
     Task.CLASSIFY: ("rnn", "gru", "lstm", "bi-gru", "bi-lstm"),
     Task.FORECAST: ("rnn", "gru", "lstm"),
     Task.TEXT: ("rnn", "gru", "lstm"),
 }
 """What is compared where nothing is named."""
-TABLES, SERIES, TEXTS = (Task.CLASSIFY, Task.FORECAST), (Task.FORECAST,), (Task.TEXT,)
-MEANT_FOR: dict[str, tuple[Task, ...]] = {
-    **dict.fromkeys(("targets", "features", "exclude", "series", "time", "split"), TABLES),
-    **dict.fromkeys(("frequency", "calendar", "horizon", "season"), SERIES),
-    "unit": TEXTS,
-}
-"""Options that only some tasks have; for another task they are refused, not ignored."""
-
-
-def read(
-    data: Data, options: Options | None = None, *, test: pl.DataFrame | Path | str | None = None
-) -> Problem:
-    """The data as a problem: task, types and frequency inferred, split, scaled, encoded.
-
-    Args:
-        data: a path, a data frame, a bundled name (vowels, weather, topics), or a problem, which
-            comes back as it is. For a text itself take `cellwright.app.data.read_problem`.
-        options: what is not to be inferred.
-        test: what to test on, a path or a data frame. Default: a share of `data`
-
-    Raises:
-        InputError: the data cannot be used; the message names file, row, column and remedy.
-    """
-    if isinstance(data, Problem):
-        if options not in (None, Options()) or test is not None:
-            raise InputError("expected no options, for the data is a problem already; leave it out")
-        return data
-    name = "" if isinstance(data, pl.DataFrame) else BUNDLED.get(str(data), str(data))
-    if name in BUNDLED.values() and not Path(str(data)).exists():
-        if test is not None:
-            raise InputError(
-                f"expected no test file, for {data} has its own test part; leave --test out"
-            )
-        return _heeding(options, bundled(name, options))
-    if not isinstance(data, pl.DataFrame) and not Path(data).exists():
-        near = get_close_matches(str(data), BUNDLED, n=1)
-        raise InputError(
-            f"expected a file or one of the bundled {', '.join(BUNDLED)}, but there is none of "
-            "that name; " + (f"did you mean {near[0]}?" if near else "check the path"),
-            file=str(data),
-        )
-    source = Path(data) if isinstance(data, str) else data
-    problem = read_problem(
-        source, test=Path(test) if isinstance(test, str) else test, options=options
-    )
-    return _heeding(options, problem)
-
-
-def _heeding(options: Options | None, problem: Problem) -> Problem:
-    """`problem`, if every option was of use for its task."""
-    task = problem.schema.task
-    for name, tasks in MEANT_FOR.items():
-        if task not in tasks and options and getattr(options, name) != getattr(Options(), name):
-            raise InputError(
-                f"expected no {name}, for {problem.name} is read for the task {task}; leave it "
-                "out, or name another task"
-            )
-    return problem
-
-
-def recipe_for(problem: Problem, **changes: Any) -> Recipe:
-    """The recipe of the problem's task; what is given and not None takes its place.
-
-    Raises:
-        InputError: there is no such name, or a value makes no sense.
-    """
-    names = [one.name for one in fields(Recipe)]
-    unknown = next((name for name in changes if name not in names), None)
-    if unknown is not None:
-        raise InputError(f"expected one of {', '.join(names)}, but got {unknown!r}; name one")
-    given = {name: value for name, value in changes.items() if value is not None}
-    return replace(Recipe.for_problem(problem), **given)
 
 
 def compare(
@@ -165,13 +73,20 @@ def compare(
         InputError: the data, a cell or a number cannot be used as it is.
         CellwrightError: torch.nn's outputs differ from ours.
     """
-    problem = read(data, options, test=test)
+
+    def designs(wanted: Sequence[Cell | str | Design]) -> list[Design]:
+        return [_design(one, hidden_size, num_layers, dropout) for one in wanted]
+
+    # What can be judged without the data is judged before it is read.
     if report is not None:
-        _check_folder(Path(report))
-    wanted = CELLS[problem.schema.task] if cells is None else cells
+        require_place(Path(report))
+    chosen = designs(CELLS[Task.TEXT] if cells is None else cells)
+    problem = read(data, options, test=test)
+    if cells is None:
+        chosen = designs(CELLS[problem.schema.task])
     made = comparison.compare(
         problem,
-        [_design(one, hidden_size, num_layers, dropout) for one in wanted],
+        chosen,
         recipe or recipe_for(problem),
         seeds=seeds,
         torch_seeds=torch_seeds,
@@ -225,11 +140,11 @@ def train(
         InputError: the data, the cell or a number cannot be used as it is.
         Interrupted: Ctrl-C. The best epoch so far is saved in `out`, with a checkpoint beside it.
     """
-    problem = read(data, options, test=test)
     design = _design(cell, hidden_size, num_layers, dropout)
-    used = recipe or recipe_for(problem)
     if out is not None:
-        _check_free(Path(out), resume=resume)
+        require_free(Path(out), resume=resume)
+    problem = read(data, options, test=test)
+    used = recipe or recipe_for(problem)
     try:
         trained = session.train(
             problem,
@@ -296,85 +211,3 @@ def _kept(interrupt: session.Interrupted, out: Path) -> str:
         else "no epoch was finished, so there is no model yet"
     )
     return f"{model}; go on from {interrupt.checkpoint} with the same command and --resume"
-
-
-def _check_free(out: Path, *, resume: bool) -> None:
-    """Refuse to write a model over something else, or over a training that can be resumed."""
-    if out.is_file():
-        raise InputError("expected a folder to write, but it is a file; name another", file=out)
-    if not out.is_dir() or resume:
-        return
-    if checkpoint_path(out).exists():
-        raise InputError(
-            "expected a new folder, but it holds a training that was interrupted; go on with "
-            "--resume, name another folder, or remove this one",
-            file=out,
-        )
-    if any(out.iterdir()) and not (out / DESCRIPTION).exists():
-        raise InputError(
-            "expected a new folder or an older model's, but it holds other files; name another",
-            file=out,
-        )
-
-
-def _check_folder(path: Path) -> None:
-    """See beforehand that a file can be written: a comparison takes its time."""
-    if path.is_dir():
-        raise InputError("expected a file to write, but it is a folder; name a file", file=path)
-    if not path.resolve().parent.is_dir():
-        raise InputError("expected a folder to write into, but got none; make it", file=path.parent)
-
-
-def load(folder: Path | str) -> Model:
-    """The trained model in `folder`. No code of it is run.
-
-    Raises:
-        InputError: the folder is no model, or a file of it was truncated or altered.
-    """
-    return load_model(Path(folder))
-
-
-def predict(
-    model: Model | Path | str, data: pl.DataFrame | Path | str, *, every_step: bool = False
-) -> pl.DataFrame:
-    """What a model says of data: classes with probabilities, or quantiles of what comes next.
-
-    Args:
-        model: a model or its folder.
-        data: a path or a data frame with the columns that the model reads.
-        every_step: forecasts from each step, not from the last of each series alone.
-
-    Raises:
-        InputError: the model or the data cannot be used as it is.
-    """
-    source = Path(data) if isinstance(data, str) else data
-    return predict_with(_model(model), source, every_origin=every_step)
-
-
-def stream(model: Model | Path | str) -> Stream:
-    """A model that reads one step at a time: `.step(row, key=…)`, the state carried on.
-
-    Raises:
-        InputError: the model cannot be loaded, or reads in two directions.
-    """
-    return Stream(_model(model))
-
-
-def generate(
-    model: Model | Path | str,
-    prompt: str,
-    *,
-    length: int = 200,
-    temperature: float = 1.0,
-    seed: int = 0,
-) -> Iterator[str]:
-    """The text that a language model writes after `prompt`, piece by piece.
-
-    Raises:
-        InputError: the model writes no text, or a value makes no sense to it.
-    """
-    return write(_model(model), prompt, length, temperature, seed)
-
-
-def _model(model: Model | Path | str) -> Model:
-    return model if isinstance(model, Model) else load(model)

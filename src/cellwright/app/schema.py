@@ -1,11 +1,17 @@
 """What the columns of a user's data mean: the part of a model that lets it read another file."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["CALENDAR", "Feature", "Missing", "Schema", "Task"]
+__all__ = ["CALENDAR", "UNKNOWN", "Feature", "Missing", "Schema", "Task"]
+
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+"""What stands in a vocabulary of characters for all that training has not seen."""
+CHARACTERS = 0x110000 - 0x800
+"""How many there are in Unicode."""
 
 CALENDAR: Mapping[str, tuple[str, ...]] = {
     "hour": ("hour_sin", "hour_cos"),
@@ -67,8 +73,9 @@ class Schema:
         horizon: forecast: how many steps ahead, each of 1 to horizon.
         classes: classify: the labels as text, in the order of the logits.
         missing: what is done about missing values.
-        vocabulary: text: the characters or bytes (as one-character strings of latin-1), sorted;
-            a character outside it is an error that names it.
+        vocabulary: text: the characters of the training part and UNKNOWN, or all bytes (as
+            one-character strings of latin-1), sorted. Without UNKNOWN, a character outside it is
+            an error that names it.
         unit: text: "character" or "byte".
     """
 
@@ -101,6 +108,27 @@ class Schema:
         for cycle in self.calendar:
             names += CALENDAR[cycle]
         return tuple(names)
+
+    @property
+    def unknown(self) -> int | None:
+        """Text: the index of UNKNOWN; None where nothing is unknown."""
+        if self.unit == "byte" or UNKNOWN not in self.vocabulary:
+            return None
+        return self.vocabulary.index(UNKNOWN)
+
+    @property
+    def known(self) -> int:
+        """Text: how many characters or bytes the vocabulary has, without UNKNOWN."""
+        return len(self.vocabulary) - (self.unknown is not None)
+
+    @property
+    def unknown_bits(self) -> float:
+        """Text: what it takes to say which unknown character came, all being equally likely.
+
+        A score counts them beside the bits of UNKNOWN itself: else a model that has seen fewer
+        characters would look better.
+        """
+        return math.log2(CHARACTERS - self.known)
 
     def to_json(self) -> dict[str, Any]:
         """The schema as plain JSON values."""

@@ -65,6 +65,10 @@ def test_help_shows_an_example(verb):
         ("train vowels --test data.csv --out m", "leave --test out"),
         ("predict m data.csv", "^error: m: expected the folder of a model"),
         ("predict . data.csv", "it has no model.json"),
+        ("predict . data.csv --out said.xlsx", "ends in .csv, .parquet"),
+        ("predict . data.csv --out no/said.csv", "no: expected a folder .* there is none"),
+        ("generate m --prompt a --length -1", "at least 0, but got -1"),
+        ("generate m --prompt a --temperature -1", "at least 0, but got -1"),
         ("stream data.csv", "expected the folder of a model, but there is a file"),
         ("generate m --prompt a", "expected the folder of a model"),
         ("bench --cell gru --steps 0", "expected at least 1, but got 0"),
@@ -77,6 +81,38 @@ def test_bad_input_ends_with_code_2_and_says_why(tmp_path, arguments, message):
     said = [line for line in done.stderr.splitlines() if not line.startswith("Japanese Vowels:")]
     assert re.search(message, words("\n".join(said))), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["data.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("compare --cell gruu", "got 'gruu'; did you mean gru"),
+        ("train --out m --cell gruu", "got 'gruu'; did you mean gru"),
+        ("compare --horizon 0", "at least 1, but got 0"),
+        ("compare --seeds 0", "at least 1, but got 0"),
+        ("compare --test-share 1.5", "from 0 to below 1, but got 1.5"),
+        ("compare --split-seed -1", "at least 0, but got -1"),
+        ("compare --missing skip", "'skip' is not one of"),
+        ("compare --frequency often", "mend --frequency"),
+        ("compare --calendar moon", "hour or weekday or year, but got 'moon'"),
+        ("compare --unit word", "character or byte, but got 'word'"),
+        ("compare --epochs 0", "epochs at least 1, but got 0"),
+        ("train --out m --epochs 0", "epochs at least 1, but got 0"),
+        ("train --out m --dropout -1", "from 0 to below 1, but got -1"),
+        ("train --out m --seed -1", "at least 0, but got -1"),
+        ("train --out m --task text --horizon 2", "expected no horizon"),
+        ("train --out data.csv/m", "data.csv: expected a folder .* it is a file"),
+        ("train --out m --resume", "expected a checkpoint .* there is none"),
+        ("compare --report data.csv/r.html", "data.csv: expected a folder .* it is a file"),
+    ],
+)
+def test_what_needs_no_data_is_judged_before_any_is_read(tmp_path, arguments, message):
+    (tmp_path / "broken.csv").write_text("a,a\n")
+    verb, *options = arguments.split()
+    done = invoke(verb, "broken.csv", *options)
+    assert done.exit_code == 2
+    assert re.search(message, words(done.stderr)), done.stderr
+    assert "'a' twice" in words(invoke("compare", "broken.csv").stderr)
 
 
 @pytest.mark.parametrize(

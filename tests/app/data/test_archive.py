@@ -65,3 +65,9 @@ def test_what_is_refused(write, refused):
     check(HEADER, "1,2:3:up\n", "one length", "[1, 2]", place="row 10")
     check(HEADER, "1,2:3,x:up\n", "'x'", place="row 10, column 'dim_1'")
     check(HEADER, "1,2,3\n", "a label", place="row 10")
+    check(HEADER, CASES + "1:2:left\n", "'left'", "up, down", "@classLabel", place="row 14")
+
+
+def test_a_header_without_its_labels_takes_any(write):
+    path = write("g.ts", HEADER.replace("true up down", "true") + CASES)
+    assert set(data.read_table(path)["label"]) == {"up", "down"}

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import polars as pl
 import pytest
@@ -55,6 +56,18 @@ def test_others_may_read_what_is_written(tmp_path):
     plain.touch()
     data.atomic_write(tmp_path / "atomic", b"x")
     assert (tmp_path / "atomic").stat().st_mode == plain.stat().st_mode
+
+
+def test_times_of_whole_seconds_are_written_without_fractions(tmp_path):
+    def written(*times):
+        data.write_table(pl.DataFrame({"at": times}), tmp_path / "t.csv")
+        return (tmp_path / "t.csv").read_text().splitlines()[1]
+
+    moment = datetime(2024, 2, 29, 7, 30)
+    assert written(moment) == "2024-02-29T07:30:00"
+    assert written(moment.replace(tzinfo=UTC)) == "2024-02-29T07:30:00+00:00"
+    assert written(moment, moment.replace(microsecond=5)) == "2024-02-29T07:30:00.000000"
+    assert written(moment.date()) == "2024-02-29"
 
 
 def test_what_cannot_be_written_is_said(tmp_path, refused):

@@ -7,6 +7,7 @@ from tests.app.data.tables import daily, labelled
 
 from cellwright.app import data
 from cellwright.app.data import Options
+from cellwright.app.errors import InputError
 from cellwright.app.schema import Missing, Task
 
 LOAD = Options(targets=("load",))
@@ -52,6 +53,29 @@ def test_encodings(write, refused):
     refused(read(write("t.csv", b"a,caf\xe9\n1,2\n")), "UTF-8", "0xe9", place="row 1")
     refused(read(write("t.jsonl", b'{"a":1}\n{"a":"\xe9"}\n')), "UTF-8", place="row 2")
     refused(read(write("t.txt", b"first\nsecond \xff line\n")), "UTF-8", place="row 2")
+
+
+ARCHIVE = b"\x1f\x8b\x08\x00rest"
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.ts", "t.txt"])
+def test_what_is_no_text(write, refused, name):
+    refused(read(write(name, ARCHIVE)), "gzip", "gunzip", place=name)
+    refused(read(write(name, b"PK\x03\x04..")), "Excel", "export", place=name)
+    refused(read(write(name, "a,b\n1,2\n".encode("utf-16"))), "UTF-16", "iconv", place=name)
+    refused(read(write(name, b"abc\n\0\1\2")), "byte 5", "is 0", place=name)
+    refused(read(write(name, b"")), "is empty; write it again", place=name)
+    refused(read(write(name, b"a\nb\xe9\n")), "byte 2", "latin1", place=f"{name}, row 2")
+
+
+def test_bytes_may_be_anything(write):
+    path = write("t.bin", ARCHIVE * 9)
+    assert data.read_problem(path, options=Options(task=Task.TEXT, unit="byte")).train
+
+
+def test_blank_files(write, refused):
+    refused(read(write("t.csv", "  \n \n")), "blank", place="t.csv, row 1")
+    refused(read(write("t.jsonl", "\n\n")), "there is none", place="t.jsonl")
 
 
 def test_json_lines(write, refused):
@@ -119,12 +143,19 @@ def test_a_column_without_values_in_training(refused, missing):
 
 def test_constant_columns(refused):
     table = daily(40).with_columns(flat=pl.lit(0.1), word=pl.lit("same"))
-    refused(read(table, LOAD), "varies", "0.1", "leave it out", place="column 'flat'")
-    chosen = Options(targets=("load",), exclude=("flat",))
-    refused(read(table, chosen), "'same'", place="column 'word'")
+    told = data.read_problem(table, options=LOAD).summary
+    assert "not read: flat (always 0.1), word (always same)" in told
+    asked = Options(targets=("load",), features=("flat",))
+    refused(read(table, asked), "varies", "0.1", "leave it out", place="column 'flat'")
     # what varies in the test alone is constant where it is learned
     late = daily(40).with_columns(late=(pl.int_range(pl.len()) > 38).cast(pl.Float64))
     refused(read(late, LOAD), "0.0", place="column 'late'")
+
+
+def test_a_target_that_is_constant(refused):
+    flat, words = Options(targets=("flat",)), ("a target that varies", "0.1", "another target")
+    table = daily(40).with_columns(flat=pl.lit(0.1))
+    refused(read(table, flat), *words, "--target", place="column 'flat'")
 
 
 def test_classes(refused):
@@ -141,7 +172,7 @@ def test_classes(refused):
     row = absent["label"].is_null().arg_true()[0] + 1
     refused(read(absent, LABEL), "a label", "missing", place=f"row {row}, column 'label'")
     alone = labelled().drop("series", "step")
-    refused(read(alone, options), "tells them apart", "series")
+    refused(read(alone, options), "tells them apart", "--series", "a row of its own")
 
 
 def test_labels_that_training_has_not(refused):
@@ -171,9 +202,31 @@ def test_categories_that_training_has_not(refused):
 def test_series_shorter_than_the_horizon(refused):
     table = pl.concat([daily(60, series=["long"]), daily(6, series=["short"])])
     options = Options(targets=("load",), horizon=3)
-    refused(read(table, options), "3 ahead", "'short' has 6", "horizon", place="row 61")
-    refused(read(daily(3), Options(targets=("load",), horizon=3)), "lower the horizon")
+    refused(read(table, options), "3 ahead", "'short' has 6", "at most 1", place="row 61")
+    far = Options(targets=("load",), horizon=3)
+    refused(read(daily(4), far), "has 4 (to validate and to test take 6)", "give more data")
     assert data.read_problem(daily(10), options=options).train.origins.sum() == 1
+
+
+@pytest.mark.parametrize("steps", [10, 41, 97])
+@pytest.mark.parametrize("split", [False, True])
+def test_the_largest_horizon_that_fits_is_told(refused, steps, split):
+    table = daily(steps)
+    if split:
+        last = steps // 4
+        table = table.with_columns(split=pl.Series(["train"] * (steps - last) + ["test"] * last))
+    most = max(h for h in range(1, steps) if fits(table, h))
+    for horizon in (most + 1, steps, 10 * steps):
+        asked = Options(targets=("load",), horizon=horizon)
+        refused(read(table, asked), f"(--horizon) to at most {most}, or give more data")
+
+
+def fits(table, horizon):
+    try:
+        data.read_problem(table, options=Options(targets=("load",), horizon=horizon))
+    except InputError:
+        return False
+    return True
 
 
 def test_columns_that_are_not_there(refused):
@@ -193,18 +246,19 @@ def test_columns_that_are_not_there(refused):
 
 
 def test_options_out_of_range(refused):
-    for options in (
-        Options(horizon=0),
-        Options(season=0),
-        Options(test_share=1.0),
-        Options(validation_share=-0.1),
-        Options(test_share=0.0),
-        Options(calendar=("moon",)),
+    for name, value in (
+        ("horizon", 0),
+        ("season", 0),
+        ("seed", -1),
+        ("test_share", 1.0),
+        ("validation_share", -0.1),
+        ("calendar", ("hour", "moon")),
+        ("unit", "word"),
     ):
-        table = daily(40).drop("wind")
-        refused(read(table, options))
+        word = value[-1] if isinstance(value, tuple) else value
+        refused(lambda name=name, value=value: Options(**{name: value}), str(word))
+    refused(read(daily(40).drop("wind"), Options(test_share=0.0)), "--test-share")
     refused(read(daily(40).drop("day", "wind"), Options(calendar=("year",))), "time column")
-    refused(read("some text", Options(unit="word")), "'word'")
 
 
 def test_arrays(tmp_path, refused):

@@ -72,6 +72,13 @@ def test_columns_that_cannot_be_read_are_left_out_and_told():
     assert "\n" not in problem.summary
 
 
+def test_what_is_the_same_everywhere_is_no_label():
+    table = daily(40, series=["x", "y"]).drop("wind").with_columns(currency=pl.lit("EUR"))
+    problem = data.read_problem(table)
+    assert (problem.schema.task, problem.schema.targets) == (Task.FORECAST, ("load",))
+    assert "not read: currency (always EUR)" in problem.summary
+
+
 def test_overrides():
     table = labelled(shortest=6).with_columns(other=pl.col("label") % 2)
     assert schema_of(table, targets=("other",)).classes == ("0", "1")
@@ -114,7 +121,7 @@ def months(n):
     [
         ([BEGIN + timedelta(days=n) for n in range(50)], "1d", {7}),
         ([BEGIN + timedelta(days=7 * n) for n in range(50)], "1w", {1}),
-        ([BEGIN + timedelta(minutes=15 * n) for n in range(400)], "15m", {4, 96}),
+        ([BEGIN + timedelta(minutes=15 * n) for n in range(400)], "15m", {96}),
         ([BEGIN + timedelta(seconds=n) for n in range(400)], "1s", {60}),
         ([BEGIN + timedelta(milliseconds=20 * n) for n in range(50)], "20000us", {1}),
         ([BEGIN + timedelta(days=n + (n > 33)) for n in range(50)], "1d", {7}),
@@ -143,6 +150,53 @@ def test_the_season_is_the_one_that_fits():
         assert schema_of(pl.DataFrame({"time": times, "x": wave})).season == season
 
 
+def test_a_week_must_be_held_three_times():
+    def season(weeks):
+        steps = round(weeks * 168 / (0.8 * 0.85)) + 2  # of them the training part
+        values = np.sin(np.arange(steps) * 2 * np.pi / 168)
+        when = [BEGIN + timedelta(hours=n) for n in range(steps)]
+        return schema_of(pl.DataFrame({"time": when, "x": values})).season
+
+    assert [season(weeks) for weeks in (0.2, 2.5, 2.9, 3.1)] == [1, 24, 24, 168]
+
+
+def test_a_longer_season_must_be_clearly_better():
+    steps = np.arange(24 * 60)
+    noise = np.random.default_rng(1).normal(0, 0.3, (9, len(steps)))
+    when = [BEGIN + timedelta(hours=int(n)) for n in steps]
+    for one in noise:
+        wave = np.sin(steps * 2 * np.pi / 24) + one
+        assert schema_of(pl.DataFrame({"time": when, "x": wave})).season == 24
+
+
+def test_gaps_in_time_are_told():
+    def note(times, names=None):
+        values = np.random.default_rng(3).normal(size=len(times))
+        table = pl.DataFrame({"time": times, "x": values})
+        if names is not None:
+            table = table.with_columns(site=pl.Series(names))
+        options = Options(targets=("x",))
+        return data.read_problem(table, options=options).summary.partition(" to test")[2]
+
+    days = [date(2024, 1, 1) + timedelta(days=n) for n in range(100)]
+    assert note(days) == note(months(60)) == note(months(60)[::3]) == note(range(60)) == ""
+    assert note(days[:40] + days[45:70] + days[71:]) == (
+        "; 2 gaps in time (6 steps missing), the first after 2024-02-09, read as if all were of "
+        "one length"
+    )
+    assert "1 gap in time (1 step missing), the first after 2024-03-10" in note(
+        days + days[:70] + days[71:], ["a"] * 100 + ["b"] * 99
+    )
+    assert note(days + days[:70] + days[71:], ["a"] * 100 + ["b"] * 99).count("in series 'b'") == 1
+    assert "2 steps missing), the first after 2013-04-01" in note(months(40) + months(60)[42:])
+    assert "after 29, read" in note([n + (n > 29) for n in range(60)])
+    early = [datetime(2024, 1, 1) + timedelta(hours=n) for n in range(60)]
+    early.insert(7, early[6] + timedelta(minutes=10))
+    assert note(early) == ("; 1 step shorter than the others, read as if all were of one length")
+    varied = [BEGIN + timedelta(days=n * n) for n in range(50)]
+    assert note(varied) == "; the time between steps varies, and each is read as one step"
+
+
 def test_summaries():
     def summary(table, **options):
         return data.read_problem(table, options=Options(**options)).summary
@@ -159,6 +213,18 @@ def test_summaries():
     assert data.read_problem("some text " * 100).summary == (
         "text by character, 7 different ones; by position 810 to train, 90 to validate, 100 to test"
     )
+
+
+def test_classes_with_too_few_sequences_are_told():
+    def note(*counts, **options):
+        options = Options(targets=("label",), **options)
+        return data.read_problem(labelled(counts), options=options).summary.partition(" to test")[2]
+
+    alone = "1 (1 sequence in all)"  # the second of labelled's classes
+    assert note(9, 3, 9) == ""
+    assert note(9, 1, 9) == f"; none to validate on of {alone}; none to test on of {alone}"
+    assert note(9, 1, 9, validation_share=0.0) == f"; none to test on of {alone}"
+    assert note(9, 2, 9) == "; none to validate on of 1 (2 sequences in all)"
 
 
 def test_schemas_survive_json():

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.app.model.makers import make_model
+from tests.app.model.makers import SCHEMAS, make_model
 
 from cellwright.app.errors import InputError
 from cellwright.app.model.folder import Model
 from cellwright.app.running import generate
 from cellwright.app.running.symbols import Symbols
-from cellwright.app.schema import Schema, Task
+from cellwright.app.schema import UNKNOWN, Schema, Task
 
 BYTES = Schema(Task.TEXT, vocabulary=tuple(map(chr, range(256))), unit="byte")
 
@@ -66,6 +66,18 @@ def test_an_extreme_temperature_does_not_overflow() -> None:
     model = make_model(Task.TEXT)
     assert text(model, "ab", 20, 1e-300) == text(model, "ab", 20, 0.0)
     assert len(text(model, "ab", 20, 1e300)) == 20
+
+
+def test_what_is_unknown_is_read_and_never_written() -> None:
+    schema = replace(SCHEMAS[Task.TEXT], vocabulary=("a", "b", UNKNOWN))
+    model = make_model(schema=schema)
+    with torch.no_grad():
+        model.network.readout.bias[2] += 9
+    assert Symbols(schema).encode("abxé").tolist() == [0, 1, 2, 2]
+    for temperature in (0.0, 1.0):
+        written = text(model, "axé", 60, temperature)
+        assert len(written) == 60
+        assert set(written) <= set("ab")
 
 
 def test_characters_come_one_by_one_and_outside_of_inference_mode() -> None:

@@ -184,6 +184,14 @@ def test_text_is_not_predicted() -> None:
         predict(make_model(Task.TEXT), "abc")
 
 
+def test_every_step_is_for_forecasts() -> None:
+    model = make_model(Task.CLASSIFY)
+    with pytest.raises(
+        InputError, match=r"--every-step.* classifies whole sequences; leave it out"
+    ):
+        predict(model, make_table(model.schema), every_origin=True)
+
+
 def test_a_column_of_categories_alone() -> None:
     schema = replace(SCHEMAS[Task.CLASSIFY], features=(Feature("colour", ("blue", "red")),))
     model = make_model(schema=schema)

@@ -10,7 +10,7 @@ from tests.app.running.tables import make_table, sequences
 
 from cellwright.app.errors import InputError
 from cellwright.app.running import Stream, predict
-from cellwright.app.schema import Missing, Task
+from cellwright.app.schema import UNKNOWN, Missing, Task
 from cellwright.cells import CELLS
 
 CELL_KINDS = pytest.mark.parametrize("one", [*CELLS.values(), coupled], ids=lambda one: one.name)
@@ -139,6 +139,13 @@ def test_text_after_each_character() -> None:
             stream.step(wrong)
     with pytest.raises(InputError, match="but got 'z'"):
         stream.step("z")
+
+
+def test_what_is_unknown_is_not_said_to_come() -> None:
+    model = make_model(schema=replace(SCHEMAS[Task.TEXT], vocabulary=("a", "b", UNKNOWN)))
+    probabilities = Stream(model).step("axé")["probabilities"]
+    assert set(probabilities) == {"a", "b"}
+    assert sum(probabilities.values()) == pytest.approx(1)
 
 
 def test_dropout_is_off() -> None:

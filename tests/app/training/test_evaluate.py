@@ -10,7 +10,9 @@ from tests.app.training.problems import PROBLEMS, classify_problem, forecast_pro
 from cellwright.app.model.design import Design
 from cellwright.app.model.network import Network
 from cellwright.app.problem import Ragged
+from cellwright.app.schema import UNKNOWN
 from cellwright.app.training import evaluate as module
+from cellwright.app.training.baselines import baselines
 from cellwright.app.training.evaluate import assess, evaluate
 from cellwright.cells import CELLS
 
@@ -94,3 +96,22 @@ def test_a_network_that_knows_nothing_takes_the_bits_of_the_alphabet():
     score, predictions = judged(problem, network)
     assert score == pytest.approx(math.log2(7), rel=1e-5)
     assert predictions is None
+
+
+def test_an_unknown_character_costs_the_bits_that_tell_which_it_is():
+    known = text_problem()
+    letters = known.test.inputs.values
+    schema = replace(known.schema, vocabulary=(*"abcdef", UNKNOWN))
+    problem = replace(known, schema=schema)  # what was g is unknown
+    network = Network(schema, DESIGN, None)
+    with torch.no_grad():
+        network.readout.weight.zero_()
+        network.readout.bias.zero_()
+    share = float((letters[1:] == 6).double().mean())
+    assert share > 0.1
+    expected = math.log2(7) + share * math.log2(1_112_064 - 6)
+    assert judged(problem, network)[0] == pytest.approx(expected, rel=1e-5)
+    for plain, before in zip(baselines(problem), baselines(known), strict=True):
+        assert plain.runs[0].score == pytest.approx(
+            before.runs[0].score + share * math.log2(1_112_064 - 6), rel=1e-6
+        )

@@ -65,7 +65,8 @@ def describe() -> dict[str, str | int | float]:
 def line(described: Mapping[str, str | int | float]) -> str:
     """What `describe` found, in a line."""
     return (
-        f"{described['cpu']} ({described['isa']}), {described['cores']} cores "
+        f"{described['cpu']} ({described['isa']}), {described['cores']} "
+        f"{'core' if described['cores'] == 1 else 'cores'} "
         f"(load {described['load']} at the start), {described['os']}, "
         f"Python {described['python']}, torch {described['torch']}, "
         f"llvmlite {described['llvmlite']}"

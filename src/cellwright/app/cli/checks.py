@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import typer
 
-__all__ = ["at_least"]
+__all__ = ["at_least", "share"]
 
 
 def at_least(least: float) -> Callable[[float | None], float | None]:
@@ -16,3 +16,10 @@ def at_least(least: float) -> Callable[[float | None], float | None]:
         return value
 
     return check
+
+
+def share(value: float | None) -> float | None:
+    """Check that a number, if there is one, is a share."""
+    if value is not None and not 0 <= value < 1:
+        raise typer.BadParameter(f"expected a number from 0 to below 1, but got {value:g}")
+    return value

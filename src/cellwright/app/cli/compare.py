@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.text import Text
 
 from cellwright import app
+from cellwright.app.cli import late
 from cellwright.app.cli.checks import at_least
 from cellwright.app.cli.command import command_line
 from cellwright.app.cli.groups import gathered
 from cellwright.app.cli.options import DataOptions, NetworkOptions, TrainingOptions
 from cellwright.app.cli.progress import Bars
-from cellwright.app.cli.table import table, verdict
-from cellwright.app.training.results import METRICS
+from cellwright.app.training.metrics import METRICS
 
 if TYPE_CHECKING:  # what trains is imported when it is needed
     from cellwright.app.training.session import Update
@@ -64,7 +64,10 @@ def verb(
             "raise --seeds or lower --torch-seeds",
             param_hint="'--torch-seeds'",
         )
-    problem = app.read(data, means.options, test=means.test)
+    designs = [network.design(one) for one in cell] if cell else None
+    options, changes = means.options, training.changes
+    late.require_place(report)
+    problem = app.read(data, options, test=means.test)
     typer.echo(f"{problem.name}: {problem.summary}", err=True)
     with Bars(METRICS[problem.schema.task]) as bars:
 
@@ -76,8 +79,8 @@ def verb(
 
         made = app.compare(
             problem,
-            cells=cell,
-            recipe=app.recipe_for(problem, **training.changes),
+            cells=designs,
+            recipe=app.recipe_for(problem, **changes),
             seeds=seeds,
             torch_seeds=min(1, seeds) if torch_seeds is None else torch_seeds,
             report=report,
@@ -85,8 +88,8 @@ def verb(
             progress=watch,
             **network.sizes,
         )
-    Console().print(table(made))
-    Console().print(Text(f"{verdict(made)}\nReport: {report}"))
+    Console().print(late.table(made))
+    Console().print(Text(f"{late.verdict(made)}\nReport: {report}"))
 
 
 def add_to(program: typer.Typer) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from cellwright import app
+from cellwright.app.cli import late
 from cellwright.app.model.choice import NAMES, choose_design
-from cellwright.app.model.summary import summarise
 from cellwright.describe import describe
 
 __all__ = ["add_to"]
@@ -25,7 +25,7 @@ def verb(
 ) -> None:
     """Print a cell's equations, gates and number of parameters, all read off its graph."""
     if Path(what).is_dir():
-        typer.echo(summarise(app.load(what)))
+        typer.echo(late.summarise(app.load(what)))
     else:
         typer.echo(str(describe(choose_design(what).cell)))
 

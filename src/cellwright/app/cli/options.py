@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellwright.app.cli.checks import at_least
-from cellwright.app.data import Options
+from cellwright.app.cli import late
+from cellwright.app.cli.checks import at_least, share
+from cellwright.app.model.choice import choose_design
+from cellwright.app.model.design import Design
 from cellwright.app.schema import CALENDAR, Missing, Task
+
+if TYPE_CHECKING:
+    from cellwright.app.data import Options
 
 __all__ = ["DataOptions", "NetworkOptions", "TrainingOptions"]
 
@@ -60,15 +65,20 @@ class DataOptions:
     missing: Annotated[Missing, _option(DATA, "What is done about missing values.")] = Missing.ERROR
     unit: Annotated[str | None, _option(DATA, "Text: character or byte. Default: character")] = None
     validation_share: Annotated[
-        float | None, _option(DATA, "Share of the training data for early stopping.")
+        float | None,
+        _option(DATA, "Share of the training data for early stopping.", callback=share),
     ] = None
-    test_share: Annotated[float | None, _option(DATA, "Share of the data to test on.")] = None
-    split_seed: Annotated[int, _option(DATA, "Seed of a random split of sequences.")] = 0
+    test_share: Annotated[
+        float | None, _option(DATA, "Share of the data to test on.", callback=share)
+    ] = None
+    split_seed: Annotated[
+        int, _option(DATA, "Seed of a random split of sequences.", callback=at_least(0))
+    ] = 0
 
     @property
-    def options(self) -> Options:
-        """The same for `read_problem`."""
-        return Options(
+    def options(self) -> "Options":
+        """The same for `read_problem`; what can be judged without the data is."""
+        return late.Options(
             task=self.task,
             targets=tuple(self.target) if self.target else None,
             features=tuple(self.feature) if self.feature else None,
@@ -97,7 +107,8 @@ class NetworkOptions:
     ] = 64
     layers: Annotated[int, _option(NETWORK, "Stacked layers.", callback=at_least(1))] = 1
     dropout: Annotated[
-        float, _option(NETWORK, "Probability between layers and before the readout.")
+        float,
+        _option(NETWORK, "Probability between layers and before the readout.", callback=share),
     ] = 0.0
 
     @property
@@ -106,6 +117,10 @@ class NetworkOptions:
         return {
             "hidden_size": self.hidden_size, "num_layers": self.layers, "dropout": self.dropout,
         }  # fmt: skip
+
+    def design(self, cell: str) -> Design:
+        """The stack of a cell."""
+        return choose_design(cell, **self.sizes)
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,8 @@ class TrainingOptions:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What was given, by the names of a recipe."""
+        """What was given, by the names of a recipe, if one can be made of it."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        given = {name: value for name, value in values.items() if value is not None}
+        late.Recipe(**given)
+        return given

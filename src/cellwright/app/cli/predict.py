@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cellwright import app
-from cellwright.app.data import write_table
+from cellwright.app.cli import late
 
 __all__ = ["add_to"]
 
@@ -33,12 +33,14 @@ def verb(
     A forecast's p10, p50 and p90 are quantiles: 80 % of the values are expected between the outer
     two.
     """
+    if out is not None:
+        late.require_table(out)
     table = app.predict(model, data, every_step=every_step)
     if out is None:
-        typer.echo(table.write_csv(), nl=False)
+        typer.echo(late.csv_of(table), nl=False)
         return
-    write_table(table, out)
-    typer.echo(f"{out}: {table.height:,} rows")
+    late.write_table(table, out)
+    typer.echo(f"{out}: {table.height:,} {'row' if table.height == 1 else 'rows'}")
 
 
 def add_to(program: typer.Typer) -> None:

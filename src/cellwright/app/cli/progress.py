@@ -14,7 +14,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from cellwright.app.training.results import Metric
+from cellwright.app.training.metrics import Metric
 
 if TYPE_CHECKING:  # what trains is imported when it is needed
     from cellwright.app.training.loop import Update

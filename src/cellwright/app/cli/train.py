@@ -1,18 +1,21 @@
 """`cellwright train`: from a file to the folder of a model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cellwright import app
+from cellwright.app.cli import late
 from cellwright.app.cli.checks import at_least
 from cellwright.app.cli.command import command_line, is_first_process
 from cellwright.app.cli.groups import gathered
 from cellwright.app.cli.options import DataOptions, NetworkOptions, TrainingOptions
 from cellwright.app.cli.progress import Bars
-from cellwright.app.model.folder import Model
-from cellwright.app.training.results import METRICS, Metric
+from cellwright.app.training.metrics import METRICS, Metric
+
+if TYPE_CHECKING:  # what trains is imported when it is needed
+    from cellwright.app.model.folder import Model
 
 __all__ = ["add_to"]
 
@@ -33,7 +36,9 @@ def verb(
             help="rnn, gru, lstm, rnn_relu; bi-gru for two directions; file.py:name for your own.",
         ),
     ] = "gru",
-    seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(callback=at_least(0), help="Of weights, batches and noise.")
+    ] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
     ] = False,
@@ -45,23 +50,24 @@ def verb(
 
     Ctrl-C ends after the step at hand; the best epoch so far and a checkpoint are kept.
     """
-    problem = app.read(data, means.options, test=means.test)
+    design = network.design(cell)
+    options, changes = means.options, training.changes
+    late.require_free(out, resume=resume)
+    problem = app.read(data, options, test=means.test)
     if is_first_process():
         typer.echo(f"{problem.name}: {problem.summary}", err=True)
-    recipe = app.recipe_for(problem, **training.changes)
     metric = METRICS[problem.schema.task]
     with Bars(metric) as bars:
         model = app.train(
             problem,
-            cell=cell,
-            recipe=recipe,
+            cell=design,
+            recipe=app.recipe_for(problem, **changes),
             seed=seed,
             out=out,
             resume=resume,
             devices=devices,
             command=command_line(),
             progress=bars.tell,
-            **network.sizes,
         )
     if is_first_process():
         typer.echo(f"{out}: {_outcome(model, metric)}")
@@ -75,7 +81,7 @@ def add_to(program: typer.Typer) -> None:
     )(verb)
 
 
-def _outcome(model: Model, metric: Metric) -> str:
+def _outcome(model: "Model", metric: Metric) -> str:
     found, done = model.about["metrics"], model.about["training"]
     scores = [
         f"{part} {metric.name} {found[part]:.4f}"

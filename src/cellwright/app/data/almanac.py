@@ -1,13 +1,25 @@
 """The calendar of a series: its frequency, its season, its cycles as inputs."""
 
 import math
+from bisect import bisect_right
 from datetime import UTC, date, datetime
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-__all__ = ["calendar_columns", "cycles_of", "frequency_of", "moment", "phases", "seasons_of"]
+__all__ = [
+    "Floats",
+    "about_seconds",
+    "calendar_columns",
+    "cycles_of",
+    "frequency_of",
+    "moment",
+    "phases",
+    "seasons_of",
+    "seconds_of",
+    "usual_step",
+]
 
 Floats = NDArray[np.float64]
 
@@ -18,6 +30,13 @@ UNITS = (("w", 604800), ("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 MONTHS = (("1mo", 28, 31), ("1q", 89, 92), ("1y", 365, 366))
 SEASONS = {"1mo": (12,), "1q": (4,), "1w": (52,)}
 DAY, WEEK, YEAR = 86400, 604800, 31557600
+LENGTHS = {
+    **dict(UNITS), "ms": 1e-3, "us": 1e-6, "ns": 1e-9,
+    "mo": YEAR / 12, "q": YEAR / 4, "y": YEAR,
+}  # fmt: skip
+CYCLES = (60, 3600, DAY, WEEK, 365 * DAY)
+FIRST_CYCLE = (10, 600, DAY)
+"""Seconds of a step from which the next of the cycles is the shortest that may be a season."""
 DATE_WORDS = ("%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%Y-%m")
 
 
@@ -35,14 +54,27 @@ def frequency_of(steps: Floats) -> str | None:
         alike = np.mean((days >= least) & (days <= most)) >= USUAL
         if alike and (days % 1 == 0).all() and len(np.unique(days)) > 1:
             return name
-    values, counts = np.unique(steps, return_counts=True)
-    if counts.max() < USUAL * len(steps):
+    usual = usual_step(steps)
+    if usual is None:
         return None
-    usual = float(values[counts.argmax()])
     for unit, length in UNITS:
         if usual % length == 0:
             return f"{int(usual // length)}{unit}"
     return f"{round(usual * 1e6)}us"
+
+
+def usual_step(steps: Floats) -> float | None:
+    """The length of most of the steps; None where they vary."""
+    if not len(steps):
+        return None
+    values, counts = np.unique(steps, return_counts=True)
+    return float(values[counts.argmax()]) if counts.max() >= USUAL * len(steps) else None
+
+
+def about_seconds(frequency: str) -> float:
+    """The length of a step as Polars writes it, "15m" or "1mo", months by their mean."""
+    unit = frequency.lstrip("0123456789")
+    return int(frequency.removesuffix(unit)) * LENGTHS[unit]
 
 
 def seconds_in(frequency: str) -> float | None:
@@ -54,7 +86,11 @@ def seconds_in(frequency: str) -> float | None:
 
 
 def seasons_of(frequency: str | None) -> tuple[int, ...]:
-    """How many steps a season may have: those of a minute, hour, day, week or year."""
+    """How many steps a season may have, shortest first: a minute's, hour's, day's, week's, year's.
+
+    Two cycles come into question: of steps of seconds the minute and the hour, of up to ten minutes
+    the hour and the day, of hours the day and the week, of days and longer the week and the year.
+    """
     if frequency is None:
         return ()
     if frequency in SEASONS:
@@ -62,9 +98,9 @@ def seasons_of(frequency: str | None) -> tuple[int, ...]:
     length = seconds_in(frequency)
     if length is None:
         return ()
-    cycles = (60, 3600, DAY, WEEK, 365 * DAY)
-    found = [int(one // length) for one in cycles if one % length == 0 and one // length > 1]
-    return tuple(found[:2]) if length < DAY else tuple(found[-2:])
+    first = bisect_right(FIRST_CYCLE, length)
+    both = CYCLES[first : first + 2]
+    return tuple(int(one // length) for one in both if one % length == 0 and one // length > 1)
 
 
 def cycles_of(frequency: str | None, span: float) -> tuple[str, ...]:

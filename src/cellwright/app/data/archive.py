@@ -5,9 +5,9 @@ from pathlib import Path
 
 import polars as pl
 
-from cellwright.app.data.delimited import not_utf8
 from cellwright.app.data.options import Options
 from cellwright.app.data.table import Table
+from cellwright.app.data.utf8 import not_utf8
 from cellwright.app.errors import InputError
 
 __all__ = ["read_archive"]
@@ -19,17 +19,19 @@ def read_archive(path: Path) -> Table:
     Lengths may differ between cases; "?" is a missing value.
 
     Raises:
-        InputError: a regression problem, time stamps, or a row that does not fit its header.
+        InputError: a regression problem, time stamps, or a row or label that does not fit its
+            header.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     header, first = _header(path, lines)
+    declared = header["classlabel"].split()[1:]
     cases: list[tuple[int, list[list[float | None]], str]] = []
     for number, line in enumerate(lines[first:], first + 1):
         if line.strip() and not line.startswith(("#", "%")):
-            cases.append((number, *_case(path, number, line)))
+            cases.append((number, *_case(path, number, line, declared)))
     if not cases:
         raise InputError("expected a case in each line after @data, but there are none", file=path)
     dimensions = len(cases[0][1])
@@ -100,12 +102,22 @@ def _check_header(path: Path, header: dict[str, str]) -> None:
         )
 
 
-def _case(path: Path, number: int, line: str) -> tuple[list[list[float | None]], str]:
+def _case(
+    path: Path, number: int, line: str, declared: list[str]
+) -> tuple[list[list[float | None]], str]:
+    """The values of each dimension, and the label, one of `declared` where there are some."""
     *dimensions, label = line.strip().split(":")
     if not dimensions or not label.strip():
         raise InputError(
             "expected dimensions and a label, separated by ':', but got "
             f"{line.strip()[:40]!r}; complete the line",
+            file=path,
+            row=number,
+        )
+    if declared and label.strip() not in declared:
+        raise InputError(
+            f"expected a label that @classLabel declares, {', '.join(declared)}, but got "
+            f"{label.strip()!r}; correct it, or add it to @classLabel",
             file=path,
             row=number,
         )

@@ -10,14 +10,69 @@ import polars as pl
 
 from cellwright.app.errors import InputError
 
-__all__ = ["atomic_path", "atomic_write", "write_table"]
+__all__ = [
+    "atomic_path",
+    "atomic_write",
+    "csv_of",
+    "require_folder",
+    "require_place",
+    "require_table",
+    "write_table",
+]
 
-WRITERS: dict[str, Callable[[pl.DataFrame, Path], None]] = {
-    ".csv": lambda frame, path: frame.write_csv(path),
+
+def csv_of(frame: pl.DataFrame) -> str:
+    """The frame as CSV, whole seconds without their microseconds."""
+    found = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime)]
+    whole = all(bool((frame[name].dt.microsecond() == 0).all()) for name in found)
+    zone = "%:z" if any(getattr(frame.schema[name], "time_zone", None) for name in found) else ""
+    pattern = f"%Y-%m-%dT%H:%M:%S{zone}" if found and whole else None
+    return frame.write_csv(datetime_format=pattern)
+
+
+WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
+    ".csv": lambda frame, path: path.write_bytes(csv_of(frame).encode()),
     ".parquet": lambda frame, path: frame.write_parquet(path),
     ".jsonl": lambda frame, path: frame.write_ndjson(path),
     ".ndjson": lambda frame, path: frame.write_ndjson(path),
 }
+
+
+def require_folder(folder: Path) -> None:
+    """Raise if nothing can be written into `folder`."""
+    if not folder.is_dir():
+        what = "it is a file" if folder.exists() else "there is none"
+        raise InputError(
+            f"expected a folder that can be written, but {what}; make the folder or choose another",
+            file=folder,
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            "expected a folder that can be written, but this one cannot; choose another",
+            file=folder,
+        )
+
+
+def require_place(path: Path) -> None:
+    """See beforehand that a file can be written to `path`: what is written may take its time.
+
+    Raises:
+        InputError: it is a folder, or its own folder is not there or cannot be written.
+    """
+    if path.is_dir():
+        raise InputError("expected a file to write, but got a folder; name a file", file=path)
+    require_folder(path.parent)
+
+
+def require_table(path: Path) -> None:
+    """The same for a table, whose ending says how it is written."""
+    if path.suffix.lower() not in WRITERS:
+        raise InputError(
+            f"expected a name that ends in {', '.join(WRITERS)}, but got {path.suffix!r}; "
+            "choose one of these",
+            file=path,
+        )
+    require_place(path)
 
 
 @contextmanager
@@ -31,8 +86,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         InputError: the folder is not there or cannot be written, or `path` is a folder.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError("expected a file to write, but got a folder; name a file", file=path)
+    require_place(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
@@ -63,15 +117,9 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> None:
         InputError: another ending, or as of `atomic_path`.
     """
     path = Path(path)
-    writer = WRITERS.get(path.suffix.lower())
-    if writer is None:
-        raise InputError(
-            f"expected a name that ends in {', '.join(WRITERS)}, but got {path.suffix!r}; "
-            "choose one of these",
-            file=path,
-        )
+    require_table(path)
     with atomic_path(path) as temporary:
-        writer(frame, temporary)
+        WRITERS[path.suffix.lower()](frame, temporary)
 
 
 def _settle(temporary: Path, path: Path) -> None:

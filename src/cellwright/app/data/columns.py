@@ -23,7 +23,10 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-MISSING_WORDS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?", "-")
+MISSING_WORDS = (
+    *("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "null", "NULL", "None", "?"),
+    "-",
+)
 LARGEST = 1e30
 """Larger numbers are refused: scaled, they would come near what float32 can hold."""
 
@@ -104,7 +107,8 @@ def numbers(table: Table, column: pl.Series, start: int) -> Floats:
         row = int(bad[0])
         raise fail(
             table,
-            f"expected a number, but got {column[row]!r}; correct it, or leave the column out",
+            f"expected a number, but got {column[row]!r}; correct it, or leave the column out "
+            "(--exclude)",
             start + row,
             column.name,
         )

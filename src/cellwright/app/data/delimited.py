@@ -6,9 +6,10 @@ from pathlib import Path
 
 import polars as pl
 
+from cellwright.app.data.utf8 import not_utf8
 from cellwright.app.errors import InputError
 
-__all__ = ["explain_failure", "find_ragged", "not_utf8", "scan_delimited"]
+__all__ = ["explain_failure", "find_ragged", "scan_delimited"]
 
 SEPARATORS = (",", ";", "\t", "|")
 
@@ -74,22 +75,6 @@ def find_ragged(path: Path, separator: str) -> InputError | None:
     return None
 
 
-def not_utf8(path: Path) -> InputError:
-    """The error that names the first line that is not UTF-8."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                return InputError(
-                    f"expected text in UTF-8, but byte {error.start + 1} of the line is "
-                    f"0x{line[error.start]:02x}; save the file as UTF-8",
-                    file=path,
-                    row=number,
-                )
-    return InputError("expected text in UTF-8; save the file as UTF-8", file=path)
-
-
 def _header(path: Path) -> tuple[str, list[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as text:
@@ -103,7 +88,7 @@ def _header(path: Path) -> tuple[str, list[str]]:
     names = [name.strip() for name in names]
     if len(names) > 1 and not names[0] and "index" not in names:
         names[0] = "index"  # pandas writes its numbers of the rows without a name
-    if not names:
+    if not any(names):
         raise InputError(
             "expected a header, but the first line is blank; remove it", file=path, row=1
         )

@@ -13,9 +13,10 @@ from polars.exceptions import PanicException, PolarsError
 
 from cellwright.app.data.archive import read_archive
 from cellwright.app.data.arrays import read_arrays
-from cellwright.app.data.delimited import explain_failure, find_ragged, not_utf8, scan_delimited
+from cellwright.app.data.delimited import explain_failure, find_ragged, scan_delimited
 from cellwright.app.data.options import Options
 from cellwright.app.data.table import BATCH_ROWS, Table
+from cellwright.app.data.utf8 import not_utf8, require_text
 from cellwright.app.errors import InputError
 
 __all__ = ["TEXT_ENDINGS", "existing_file", "read_any", "scratch_folder", "stream_bytes"]
@@ -60,7 +61,9 @@ def existing_file(path: Path) -> Path:
     if not path.exists():
         raise InputError("expected a file, but there is none; check the path", file=path)
     if path.stat().st_size == 0:
-        raise InputError("expected data, but the file is empty", file=path)
+        raise InputError(
+            "expected data, but the file is empty; write it again, or name another", file=path
+        )
     return path
 
 
@@ -85,6 +88,8 @@ def read_any(source: Path | pl.DataFrame, options: Options) -> Table:
 def _read_file(path: Path, threshold: int) -> Table:
     ending = path.suffix.lower()
     streamed = path.stat().st_size > threshold
+    if ending in (*DELIMITED, *JSON_LINES, ".ts"):
+        require_text(path)
     if ending in DELIMITED:
         return _read_delimited(path, streamed)
     if ending == ".parquet":
@@ -99,7 +104,7 @@ def _read_file(path: Path, threshold: int) -> Table:
         return read_arrays(path)
     raise InputError(
         f"expected a file that ends in {', '.join(KNOWN)}, but got {ending!r}; convert it, or read "
-        "it as text with the task text",
+        "it as text (--task text)",
         file=path,
     )
 
@@ -140,6 +145,8 @@ def _explain_json(path: Path, error: Exception) -> InputError:
             file=path,
             row=number,
         )
+    if not line.strip():
+        return InputError("expected a JSON object in each line, but there is none", file=path)
     reason = str(error).splitlines()[0]
     return InputError(f"expected JSON lines, but got: {reason}", file=path)
 

@@ -63,8 +63,11 @@ def measure(
     features: tuple[tuple[str, bool], ...],
     training: NDArray[np.bool_],
     missing: Missing,
+    targets: tuple[str, ...] = (),
 ) -> tuple[tuple[Feature, ...], list[Measured]]:
     """The features with their categories, and their moments, over the rows where `training`.
+
+    `targets` are those of a forecast, which are features too.
 
     Raises:
         InputError: a value that is no number, is missing or infinite; a column that is constant.
@@ -82,7 +85,7 @@ def measure(
                 values = _numbers(table, column, start, missing)[rows]
                 measured.moments.add(values[~np.isnan(values)])
     for (name, category), measured in zip(features, found, strict=True):
-        _check_varies(stack.tables[0], name, measured, category=category)
+        _check_varies(stack.tables[0], name, measured, category=category, target=name in targets)
     made = tuple(
         Feature(name, tuple(sorted(measured.categories)) if category else None)
         for (name, category), measured in zip(features, found, strict=True)
@@ -228,7 +231,9 @@ def _check_there(table: Table, absent: NDArray[np.bool_], start: int, name: str)
         )
 
 
-def _check_varies(table: Table, name: str, measured: Measured, *, category: bool) -> None:
+def _check_varies(
+    table: Table, name: str, measured: Measured, *, category: bool, target: bool
+) -> None:
     moments = measured.moments
     if category:
         there, constant = bool(measured.categories), len(measured.categories) == 1
@@ -237,8 +242,12 @@ def _check_varies(table: Table, name: str, measured: Measured, *, category: bool
         there, constant, value = moments.count > 0, moments.least == moments.most, moments.mean
     if not there or constant:
         what = f"it is always {value!r}" if there else "it has no value"
+        column, remedy = "column", "leave it out (--exclude)"
+        if target:
+            column = "target"
+            remedy = "name another target (--target), or train on data where it changes"
         raise InputError(
-            f"expected a column that varies, but {what} in the training part; leave it out",
+            f"expected a {column} that varies, but {what} in the training part; {remedy}",
             file=table.file,
             column=name,
         )

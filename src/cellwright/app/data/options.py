@@ -4,10 +4,12 @@ import re
 from dataclasses import dataclass
 
 from cellwright.app.errors import InputError
-from cellwright.app.schema import Missing, Task
+from cellwright.app.schema import CALENDAR, Missing, Task
 
 __all__ = ["Options"]
 
+
+UNITS = ("character", "byte")
 
 _FREQUENCY = re.compile(r"[1-9]\d*(ns|us|ms|s|m|h|d|w|mo|q|y)")
 
@@ -37,6 +39,9 @@ class Options:
         seed: of the random split of sequences. Default: 0
         stream_bytes: files larger than this stream from disk. Default: the environment's
             CELLWRIGHT_STREAM_BYTES, or 256 MiB
+
+    Raises:
+        InputError: a value that makes no sense whatever the data.
     """
 
     task: Task | None = None
@@ -63,3 +68,22 @@ class Options:
                 "expected the time between two steps as a number and a unit (us, ms, s, m, h, d, "
                 f"w, mo, q, y), such as 1d or 15m, but got {self.frequency!r}; mend --frequency"
             )
+        for name, least in (("horizon", 1), ("season", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(
+                    f"expected a {name} of at least {least}, but got {value}; give a larger one"
+                )
+        for name in ("validation_share", "test_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise InputError(
+                    f"expected a {name.replace('_', ' ')} from 0 to below 1, but got {value}; mend "
+                    f"--{name.replace('_', '-')}"
+                )
+        for word, known, option in (
+            *((cycle, tuple(CALENDAR), "--calendar") for cycle in self.calendar or ()),
+            (self.unit or UNITS[0], UNITS, "--unit"),
+        ):
+            if word not in known:
+                raise InputError(f"expected {' or '.join(known)}, but got {word!r}; mend {option}")

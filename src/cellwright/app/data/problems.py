@@ -1,5 +1,6 @@
 """From a file, a data frame or a text to a problem: read, infer, split, measure, encode."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,25 +10,30 @@ import torch
 
 from cellwright.app.data.almanac import cycles_of, frequency_of, seasons_of, seconds_of
 from cellwright.app.data.files import TEXT_ENDINGS, read_any
+from cellwright.app.data.gaps import unequal_steps
 from cellwright.app.data.index import Index, Ints, index_of
 from cellwright.app.data.matrix import fill_matrix, measure, scaling_of
 from cellwright.app.data.options import Options
 from cellwright.app.data.parts import forecast_part, label_part
 from cellwright.app.data.roles import Roles, roles_of
-from cellwright.app.data.sequences import class_codes, classes_of, sequence_labels
+from cellwright.app.data.sequences import class_codes, classes_of, sequence_labels, unjudged
 from cellwright.app.data.splits import split_by_sequence, split_by_time
 from cellwright.app.data.summary import summarise
 from cellwright.app.data.table import Stack, require_columns
 from cellwright.app.data.text import read_text_problem
 from cellwright.app.errors import InputError
 from cellwright.app.problem import Part, Problem, Scaling
-from cellwright.app.schema import CALENDAR, Schema, Task
+from cellwright.app.schema import Schema, Task
 
 __all__ = ["Source", "is_text", "read_problem"]
 
 Source = Path | pl.DataFrame | str
 SEASON_STEPS = 100_000
 """Training steps that a season is told from."""
+OFTEN, TWICE = 3, 2
+"""How many of a season the training steps hold at least: of the shortest possible one, two."""
+BETTER = 0.95
+"""Of a shorter season's error, what a longer one may have at most to be preferred."""
 
 
 def read_problem(
@@ -58,7 +64,6 @@ def read_problem(
         wanted = [name for name, _ in roles.features] + [*roles.targets]
         wanted += [name for name in (roles.series, roles.time) if name]
         require_columns(stack.tables[1], wanted, "as in the training data")
-    horizon = _positive(options.horizon, 1, "horizon")
     label = roles.targets[0] if roles.task is Task.CLASSIFY else None
     index = index_of(
         stack, roles.task, series=roles.series, time=roles.time, split=roles.split, label=label
@@ -69,7 +74,7 @@ def read_problem(
         series=roles.series,
         time=roles.time,
         split=roles.split,
-        horizon=horizon,
+        horizon=options.horizon or 1,
         missing=options.missing,
     )
     if roles.task is Task.CLASSIFY:
@@ -92,7 +97,8 @@ def _classify(
     if index.ids is None:
         raise InputError(
             "expected several sequences to classify, but no column tells them apart; name the "
-            "series column (--series)",
+            "series column (--series). A row is one step: where each row is a whole sequence, give "
+            "every step a row of its own",
             file=stack.tables[0].file,
         )
     labels = sequence_labels(stack, index, schema.targets[0])
@@ -117,7 +123,8 @@ def _classify(
         first = int(starts[np.searchsorted(parts[ranked], code)])
         return label_part(matrix, index, order, series, first, torch.from_numpy(codes[series]))
 
-    return _problem(stack, roles, schema, scaling, (cut(0), cut(1), cut(2)))
+    notes = unjudged(classes, codes, parts)
+    return _problem(stack, roles, schema, scaling, (cut(0), cut(1), cut(2)), *notes)
 
 
 def _forecast(
@@ -128,7 +135,7 @@ def _forecast(
     training = np.zeros(stack.height, np.bool_)
     steps = np.arange(stack.height) - np.repeat(index.starts[:-1], np.diff(index.starts))
     training[index.order] = steps < np.repeat(bounds[:, 1], np.diff(index.starts))
-    features, measured = measure(stack, roles.features, training, options.missing)
+    features, measured = measure(stack, roles.features, training, options.missing, schema.targets)
     schema = replace(schema, features=features)
     schema = _with_calendar(schema, index, bounds, options)
     scaling = scaling_of(schema, measured)
@@ -151,7 +158,7 @@ def _forecast(
     if parts[0] is not None:
         season = _season(parts[0], schema, options)
         schema = replace(schema, season=season)
-    return _problem(stack, roles, schema, scaling, parts)
+    return _problem(stack, roles, schema, scaling, parts, unequal_steps(index, schema.frequency))
 
 
 def _with_calendar(schema: Schema, index: Index, bounds: Ints, options: Options) -> Schema:
@@ -178,32 +185,31 @@ def _with_calendar(schema: Schema, index: Index, bounds: Ints, options: Options)
     calendar = options.calendar
     if calendar is None:
         calendar = cycles_of(frequency, longest)
-    for cycle in calendar:
-        if cycle not in CALENDAR:
-            raise InputError(
-                f"expected cycles among {', '.join(CALENDAR)}, but got {cycle!r}; choose of these"
-            )
     return replace(schema, frequency=frequency, calendar=calendar)
 
 
 def _season(part: Part, schema: Schema, options: Options) -> int:
-    """The season whose naive forecast errs least on the training steps; 1 where there is none."""
+    """The season that tells most on the training steps; 1 where there is none.
+
+    The longest that is held often enough and whose naive forecast clearly errs less than those of
+    the shorter ones.
+    """
     if options.season is not None:
-        return _positive(options.season, 1, "season")
+        return options.season
     longest = int(part.inputs.lengths.argmax())
     begin, end = part.inputs.starts[longest : longest + 2].tolist()
     targets = part.targets[begin : min(end, begin + SEASON_STEPS)]
-    fitting = [one for one in seasons_of(schema.frequency) if 2 * one <= len(targets)]
-    if not fitting:
-        return 1
-    errors = [float((targets[one:] - targets[:-one]).abs().mean()) for one in fitting]
-    return fitting[int(np.argmin(errors))]
-
-
-def _positive(given: int | None, usual: int, name: str) -> int:
-    if given is not None and given < 1:
-        raise InputError(f"expected a {name} of at least 1, but got {given}")
-    return usual if given is None else given
+    possible = seasons_of(schema.frequency)
+    fitting = [
+        one for one in possible if len(targets) >= one * (TWICE if one == possible[0] else OFTEN)
+    ]
+    best, least = 1, math.inf
+    for one in fitting:
+        same = targets[fitting[-1] :]  # the same steps for each
+        error = float((same - targets[fitting[-1] - one : -one]).abs().mean())
+        if error < BETTER * least:
+            best, least = one, error
+    return best
 
 
 def _problem(
@@ -212,7 +218,9 @@ def _problem(
     schema: Schema,
     scaling: Scaling,
     parts: tuple[Part | None, Part | None, Part | None],
+    *notes: str,
 ) -> Problem:
+    """The problem; `notes` are said of the data at the end of its summary."""
     train, validation, test = parts
     if train is None or test is None:
         name = "train" if train is None else "test"
@@ -222,4 +230,4 @@ def _problem(
             file=stack.tables[-1].file,
         )
     problem = Problem(stack.tables[0].name, "", schema, scaling, train, validation, test)
-    return replace(problem, summary=summarise(problem, roles.left_out))
+    return replace(problem, summary=summarise(problem, roles.left_out, notes))

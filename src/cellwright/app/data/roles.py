@@ -94,7 +94,8 @@ def _time(table: Table, kinds: Mapping[str, Kind]) -> str | None:
             raise fail(
                 table,
                 f"expected times as 2012-01-31 or 2012-01-31 18:30, but got "
-                f"{table.column(name)[0]!r}; write them so, or leave the column out",
+                f"{table.column(name)[0]!r}; write them so, or leave the column out "
+                "(--exclude)",
                 0,
                 name,
             )
@@ -211,7 +212,11 @@ def _target(
     """The task and its target, if only one can be meant."""
     if task is not Task.FORECAST and series is not None and _distinct(table, series) > 1:
         usable = [name for name, kind in kinds.items() if kind in {Kind.CATEGORY, Kind.NUMBER}]
-        labels = [name for name in usable if _constant_within(table, name, series)]
+        labels = [
+            name
+            for name in usable
+            if _distinct(table, name) > 1 and _constant_within(table, name, series)
+        ]
         labels = [name for name in labels if name.lower() in LABEL_NAMES] or labels
         if len(labels) == 1:
             return Task.CLASSIFY, (labels[0],)
@@ -225,7 +230,7 @@ def _target(
     kind = "labels" if task is Task.CLASSIFY else "targets"
     raise InputError(
         f"expected to be told the {kind}, for several columns could be meant; name one of "
-        f"{', '.join(kinds)} as target",
+        f"{', '.join(kinds)} as target (--target)",
         file=table.file,
     )
 
@@ -290,6 +295,8 @@ def _reason_against(table: Table, name: str, kind: Kind) -> str | None:
         return "a second time"
     if kind is Kind.OTHER:
         return "neither numbers nor text"
+    if _distinct(table, name) == 1:
+        return f"always {table.column(name)[0]}"
     if kind is Kind.CATEGORY and _distinct(table, name) > MOST_CATEGORIES:
         return f"over {MOST_CATEGORIES} different texts"
     named = name.lower() in ROW_NAMES or _named_series(name)

@@ -6,7 +6,10 @@ from cellwright.app.data.index import Index, Ints
 from cellwright.app.data.table import Stack
 from cellwright.app.errors import InputError
 
-__all__ = ["class_codes", "classes_of", "sequence_labels"]
+__all__ = ["class_codes", "classes_of", "sequence_labels", "unjudged"]
+
+SHOWN = 5
+"""How many classes a note names."""
 
 
 def sequence_labels(stack: Stack, index: Index, column: str) -> list[str]:
@@ -75,3 +78,21 @@ def class_codes(
                 column,
             )
     return np.array([codes[label] for label in labels], np.int64)
+
+
+def unjudged(classes: tuple[str, ...], codes: Ints, parts: Ints) -> tuple[str, ...]:
+    """What to say of classes with too few sequences to be in every part."""
+    notes = []
+    for part, name in ((1, "validate"), (2, "test")):
+        if not (parts == part).any():
+            continue
+        counts = np.bincount(codes[parts == part], minlength=len(classes))
+        lacking = [
+            f"{label} ({total} sequence{'' if total == 1 else 's'} in all)"
+            for label, here, total in zip(classes, counts, np.bincount(codes), strict=True)
+            if not here
+        ]
+        if lacking:
+            more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+            notes.append(f"none to {name} on of {', '.join(lacking[:SHOWN])}{more}")
+    return tuple(notes)

@@ -1,5 +1,7 @@
 """Training, validation and test: by time within each series, or by whole sequence."""
 
+from bisect import bisect_left
+
 import numpy as np
 
 from cellwright.app.data.index import Index, Ints
@@ -7,23 +9,10 @@ from cellwright.app.data.options import Options
 from cellwright.app.data.table import Stack
 from cellwright.app.errors import InputError
 
-__all__ = ["TEST_SHARE", "VALIDATION_SHARE", "share", "split_by_sequence", "split_by_time"]
+__all__ = ["TEST_SHARE", "VALIDATION_SHARE", "split_by_sequence", "split_by_time"]
 
 VALIDATION_SHARE = 0.15
 TEST_SHARE = 0.2
-
-
-def share(given: float | None, usual: float, name: str) -> float:
-    """The share to hold out.
-
-    Raises:
-        InputError: it is not from 0 up to, not including, 1.
-    """
-    if given is None:
-        return usual
-    if not 0 <= given < 1:
-        raise InputError(f"expected a {name} share from 0 to below 1, but got {given}")
-    return given
 
 
 def split_by_time(stack: Stack, index: Index, horizon: int, options: Options) -> Ints:
@@ -32,19 +21,23 @@ def split_by_time(stack: Stack, index: Index, horizon: int, options: Options) ->
     Raises:
         InputError: a series is too short, or the given split goes backward in time.
     """
-    tested = _test_share(index, options)
-    held_out = share(options.validation_share, VALIDATION_SHARE, "validation")
-    counts = np.stack([np.diff(index.starts)] + [np.zeros(len(index.starts) - 1, np.int64)] * 2, 1)
+    tested = None if _test_given(index) else _test_share(index, options)
+    held_out = _validation_share(options)
+    given = np.stack([np.diff(index.starts)] + [np.zeros(len(index.starts) - 1, np.int64)] * 2, 1)
     if index.splits is not None:
-        counts = _given_counts(stack, index, index.splits)
-    if not _test_given(index):
-        counts[:, 2] = _held_out(counts[:, 0], tested, horizon)
-        counts[:, 0] -= counts[:, 2]
-    if not counts[:, 1].any() and held_out:
-        counts[:, 1] = np.where(counts[:, 0] > 0, _held_out(counts[:, 0], held_out, horizon), 0)
-        counts[:, 0] -= counts[:, 1]
-    _check_lengths(stack, index, counts, horizon)
-    return counts
+        given = _given_counts(stack, index, index.splits)
+
+    def counts(horizon: int) -> Ints:
+        return _counts(given, horizon, tested, 0 if given[:, 1].any() else held_out)
+
+    def too_short(horizon: int) -> Ints:
+        return _too_short(counts(horizon), horizon, split_given=index.splits is not None)
+
+    short = too_short(horizon)
+    if len(short):
+        most = bisect_left(range(1, horizon), True, key=lambda one: len(too_short(one)) > 0)
+        raise _not_enough(stack, index, int(short[0]), counts(horizon), horizon, most)
+    return counts(horizon)
 
 
 def split_by_sequence(stack: Stack, index: Index, labels: list[str], options: Options) -> Ints:
@@ -62,7 +55,7 @@ def split_by_sequence(stack: Stack, index: Index, labels: list[str], options: Op
         InputError: a given split parts a sequence, or leaves no training or test data.
     """
     tested = _test_share(index, options)
-    held_out = share(options.validation_share, VALIDATION_SHARE, "validation")
+    held_out = _validation_share(options)
     parts = np.zeros(len(labels), np.int64)
     if index.splits is not None:
         parts = _given_parts(stack, index, index.splits)
@@ -81,15 +74,34 @@ def split_by_sequence(stack: Stack, index: Index, labels: list[str], options: Op
     return parts
 
 
+def _validation_share(options: Options) -> float:
+    return VALIDATION_SHARE if options.validation_share is None else options.validation_share
+
+
 def _test_share(index: Index, options: Options) -> float:
-    tested = share(options.test_share, TEST_SHARE, "test")
+    tested = TEST_SHARE if options.test_share is None else options.test_share
     if tested == 0 and not _test_given(index):
-        raise InputError("expected a test share above 0 or a given test, but got neither")
+        raise InputError(
+            "expected a test share above 0 or a given test, but got neither; mend --test-share, or "
+            "name a file or a column (--test, --split)"
+        )
     return tested
 
 
 def _test_given(index: Index) -> bool:
     return index.splits is not None and bool((index.splits == 2).any())
+
+
+def _counts(given: Ints, horizon: int, tested: float | None, held_out: float) -> Ints:
+    """(N, 3) with the shares that are not given taken from the end of the training steps."""
+    counts = given.copy()
+    if tested is not None:
+        counts[:, 2] = _held_out(counts[:, 0], tested, horizon)
+        counts[:, 0] -= counts[:, 2]
+    if held_out:
+        counts[:, 1] = np.where(counts[:, 0] > 0, _held_out(counts[:, 0], held_out, horizon), 0)
+        counts[:, 0] -= counts[:, 1]
+    return counts
 
 
 def _held_out(lengths: Ints, part: float, horizon: int) -> Ints:
@@ -135,18 +147,30 @@ def _draw(
         parts[draw.permutation(members)[:count]] = code
 
 
-def _check_lengths(stack: Stack, index: Index, counts: Ints, horizon: int) -> None:
-    trained = counts[:, 0] > 0
-    given = index.splits is not None
-    if not trained.any():
+def _too_short(counts: Ints, horizon: int, *, split_given: bool) -> Ints:
+    """The series that a part of has no forecast of so many steps."""
+    train, validation, test = counts.T
+    trained = train > 0
+    if not trained.any() or not split_given:
         trained = np.ones(len(counts), bool)
-    for series, (train, validation, test) in enumerate(counts.tolist()):
-        needs = horizon + 1 if trained[series] or not given else 0
-        if train < needs or 0 < validation < horizon or 0 < test < horizon:
-            total = train + validation + test
-            raise stack.fail(
-                f"expected enough steps to train, validate and test on forecasts of {horizon} "
-                f"ahead, but {index.name(series)} has {total} ({train} to train, {validation} to "
-                f"validate, {test} to test); lower the horizon, or leave the series out",
-                int(index.order[index.starts[series]]),
-            )
+    short = trained & (train <= horizon)
+    for part in (validation, test):
+        short |= (part > 0) & (part < horizon)
+    return np.flatnonzero(short)
+
+
+def _not_enough(
+    stack: Stack, index: Index, series: int, counts: Ints, horizon: int, most: int
+) -> InputError:
+    """The error about a series; `most` is the largest horizon that fits all of them, or 0."""
+    name, (train, validation, test) = index.name(series), counts[series].tolist()
+    remedy = f"lower the horizon (--horizon) to at most {most}, or " if most else ""
+    other = "leave the series out" if len(counts) > 1 else "give more data"
+    sizes = f"{train} to train, {validation} to validate, {test} to test"
+    if train < 0:
+        sizes = f"to validate and to test take {validation + test}"
+    return stack.fail(
+        f"expected enough steps to train, validate and test on forecasts of {horizon} ahead, but "
+        f"{name} has {train + validation + test} ({sizes}); {remedy}{other}",
+        int(index.order[index.starts[series]]),
+    )

@@ -10,8 +10,8 @@ __all__ = ["summarise"]
 FREQUENCIES = {"1d": "daily", "1h": "hourly", "1w": "weekly", "1mo": "monthly", "1y": "yearly"}
 
 
-def summarise(problem: Problem, left_out: tuple[str, ...] = ()) -> str:
-    """Task, inputs, sequences, lengths, frequency, splits, and the columns that are not read."""
+def summarise(problem: Problem, left_out: tuple[str, ...] = (), notes: tuple[str, ...] = ()) -> str:
+    """Task, inputs, sequences, lengths, frequency, splits, the columns not read, and `notes`."""
     schema = problem.schema
     if schema.task is Task.TEXT:
         parts = [_text(problem)]
@@ -23,7 +23,7 @@ def summarise(problem: Problem, left_out: tuple[str, ...] = ()) -> str:
         parts.append(f"missing values: {schema.missing.value}")
     if left_out:
         parts.append(f"not read: {', '.join(left_out)}")
-    return "; ".join(parts)
+    return "; ".join([*parts, *filter(None, notes)])
 
 
 def _classify(problem: Problem) -> str:
@@ -63,7 +63,7 @@ def _text(problem: Problem) -> str:
     sizes = ", ".join(
         f"{len(part.inputs.values):,} to {name}" for name, part in _parts(problem).items()
     )
-    return f"text by {schema.unit}, {len(schema.vocabulary)} different ones; by position {sizes}"
+    return f"text by {schema.unit}, {schema.known} different ones; by position {sizes}"
 
 
 def _parts(problem: Problem) -> dict[str, Part]:

@@ -2,27 +2,26 @@
 
 import codecs
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
 
-from cellwright.app.data.delimited import not_utf8
 from cellwright.app.data.files import existing_file, stream_bytes
 from cellwright.app.data.options import Options
-from cellwright.app.data.splits import share
 from cellwright.app.data.storage import allocate
 from cellwright.app.data.summary import summarise
+from cellwright.app.data.utf8 import not_utf8, require_text
 from cellwright.app.errors import InputError
 from cellwright.app.problem import Part, Problem, Ragged
-from cellwright.app.schema import Schema, Task
+from cellwright.app.schema import UNKNOWN, Schema, Task
 
 __all__ = ["encode_text", "read_text", "read_text_problem"]
 
 HELD_OUT = 0.1
 CHUNK = 2**20
-UNITS = ("character", "byte")
 LEAST = 2
 """Characters that a part has at least: one to read and one to tell."""
 
@@ -41,28 +40,22 @@ def read_text(path: Path) -> str:
 def read_text_problem(source: TextSource, test: TextSource | None, options: Options) -> Problem:
     """A text by characters or bytes; split by position where no test is given.
 
-    The vocabulary is that of all of `source`, or all bytes.
+    The vocabulary is that of the training part, or all bytes: what comes after it is not to be
+    known beforehand.
 
     Raises:
-        InputError: the text is too short, or the test has a character that `source` has not.
+        InputError: the text is too short.
     """
     unit = options.unit or "character"
-    if unit not in UNITS:
-        raise InputError(f"expected the unit character or byte, but got {unit!r}")
-    tested = 0.0 if test is not None else share(options.test_share, HELD_OUT, "test")
-    held_out = share(options.validation_share, HELD_OUT, "validation")
-    if unit == "byte":
-        vocabulary = tuple(map(chr, range(256)))
-    else:
-        letters: set[str] = set()
-        for chunk in _chunks(source, unit):
-            letters.update(chunk)
-        vocabulary = tuple(sorted(letters))
-    schema = Schema(Task.TEXT, vocabulary=vocabulary, unit=unit)
-    whole = encode_text(schema, source, options)
-    values = whole.inputs.values
-    stop = len(values) - round(len(values) * tested)
+    held_out = HELD_OUT if options.validation_share is None else options.validation_share
+    tested = HELD_OUT if options.test_share is None else options.test_share
+    if test is not None:
+        tested = 0.0
+    size = sum(map(len, _chunks(source, unit)))
+    stop = size - round(size * tested)
     middle = stop - round(stop * held_out)
+    schema = Schema(Task.TEXT, vocabulary=_vocabulary(source, unit, middle), unit=unit)
+    values = encode_text(schema, source, options).inputs.values
     train, validation = _part(values[:middle]), _part(values[middle:stop]) if held_out else None
     last = _part(values[stop:]) if test is None else encode_text(schema, test, options)
     for part, name in ((train, "train"), (validation, "validate"), (last, "test")):
@@ -74,16 +67,37 @@ def read_text_problem(source: TextSource, test: TextSource | None, options: Opti
             )
     name = source.stem if isinstance(source, Path) else "text"
     problem = Problem(name, "", schema, None, train, validation, last)
-    return Problem(name, summarise(problem), schema, None, train, validation, last)
+    note = _unknown(schema, [part for part in (validation, last) if part is not None])
+    return replace(problem, summary=summarise(problem, notes=(note,)))
+
+
+def _vocabulary(source: TextSource, unit: str, training: int) -> tuple[str, ...]:
+    """The characters of the first `training` and UNKNOWN, or all bytes."""
+    if unit == "byte":
+        return tuple(map(chr, range(256)))
+    letters = {UNKNOWN}
+    for chunk in _chunks(source, unit):
+        letters.update(chunk[: max(training, 0)])
+        training -= len(chunk)
+    return tuple(sorted(letters))
+
+
+def _unknown(schema: Schema, parts: list[Part]) -> str:
+    """How many characters the training part has not."""
+    if schema.unknown is None:
+        return ""
+    count = sum(int((part.inputs.values == schema.unknown).sum()) for part in parts)
+    what = "1 character" if count == 1 else f"{count:,} characters"
+    return f"{what} that training has not, read as unknown" if count else ""
 
 
 def encode_text(schema: Schema, source: TextSource, options: Options | None = None) -> Part:
     """A text as indices of the schema's vocabulary, one sequence.
 
     Raises:
-        InputError: a character that the vocabulary has not.
+        InputError: a character that the vocabulary has not, and it has no UNKNOWN.
     """
-    size = sum(len(chunk) for chunk in _chunks(source, schema.unit))
+    size = sum(map(len, _chunks(source, schema.unit)))
     mapped = isinstance(source, Path) and source.stat().st_size > stream_bytes(options or Options())
     values = allocate((size,), np.int64, mapped=mapped)
     indices = values.numpy()
@@ -93,7 +107,9 @@ def encode_text(schema: Schema, source: TextSource, options: Options | None = No
         codes = np.frombuffer(chunk.encode("utf-32-le", "surrogatepass"), "<u4")
         found = np.minimum(np.searchsorted(points, codes), len(points) - 1)
         unknown = np.flatnonzero(points[found] != codes)
-        if len(unknown):
+        if schema.unknown is not None:
+            found[unknown] = schema.unknown
+        elif len(unknown):
             position = int(unknown[0])
             raise InputError(
                 f"expected characters that training has, but got {chunk[position]!r} at character "
@@ -118,10 +134,13 @@ def _chunks(source: TextSource, unit: str) -> Iterator[str]:
     if isinstance(source, str):
         yield source if unit == "character" else source.encode().decode("latin-1")
         return
-    coding = "utf-8" if unit == "character" else "latin-1"
+    path = existing_file(source)
+    if unit == "character":
+        require_text(path)
+    coding = "utf-8-sig" if unit == "character" else "latin-1"  # no mark at the beginning is text
     decoder = codecs.getincrementaldecoder(coding)()
     try:
-        with existing_file(source).open("rb") as text:
+        with path.open("rb") as text:
             while chunk := text.read(CHUNK):
                 yield decoder.decode(chunk)
             yield decoder.decode(b"", final=True)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -207,9 +207,8 @@ def _network(described: Description, tensors: Mapping[str, Tensor], path: Path) 
     doubles = [tensor.dtype is torch.float64 for tensor in tensors.values()]
     dtype = torch.float64 if doubles and all(doubles) else torch.float32
     try:
-        bare = None if scaling is None else _moved(scaling, "meta")
         with torch.device("meta"):
-            expected = Network(schema, design, bare).to(dtype).state_dict()
+            expected = Network(schema, design, scaling).to(dtype).state_dict()
     except (CellError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(
             f"expected a network that can be made, but {error}; train it again",
@@ -237,10 +236,6 @@ def _check_tensors(
                 f"expected {name} as {tuple(want.shape)} of {want.dtype}, but got "
                 f"{tuple(got.shape)} of {got.dtype}",
             )
-
-
-def _moved(scaling: Scaling, device: str) -> Scaling:
-    return Scaling(**{one.name: getattr(scaling, one.name).to(device) for one in fields(scaling)})
 
 
 def _finite(value: Any) -> Any:

@@ -93,18 +93,21 @@ class Network(nn.Module):
         if schema.task is Task.TEXT:
             symbols = len(schema.vocabulary)
             width = min(symbols, design.hidden_size)
-            self.embedding = nn.Embedding(symbols, width)
+            weight = torch.empty(symbols, width)
+            if not weight.is_meta:  # torch would load its compiler to draw nothing: a second
+                weight.normal_()  # as nn.Embedding does
+            self.embedding = nn.Embedding.from_pretrained(weight, freeze=False)
             return width, symbols
         names = schema.input_names
         if schema.task is Task.CLASSIFY:
             return len(names), len(schema.classes)
         if scaling is None:
             raise ValueError("a forecast needs the scaling of its training part")
-        columns = torch.tensor([names.index(target) for target in schema.targets])
-        deviation, mean = scaling.input_deviation[columns], scaling.input_mean[columns]
+        places = [names.index(target) for target in schema.targets]
+        deviation, mean = scaling.input_deviation[places], scaling.input_mean[places]
         # A target is a column of the input too: these make its scaled input its scaled target.
         # They come from the scaling, which travels with a model, and so not with the weights.
-        self.register_buffer("columns", columns, persistent=False)
+        self.register_buffer("columns", torch.tensor(places), persistent=False)
         slope = (deviation / scaling.target_deviation).float()
         shift = ((mean - scaling.target_mean) / scaling.target_deviation).float()
         self.register_buffer("slope", slope, persistent=False)

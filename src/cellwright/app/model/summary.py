@@ -43,7 +43,7 @@ def _task(schema: Schema) -> str:
             ahead = "1 step" if schema.horizon == 1 else f"1 to {schema.horizon} steps"
             return f"forecast {', '.join(schema.targets)}, {ahead} ahead"
         case Task.TEXT:
-            return f"text, {len(schema.vocabulary)} {schema.unit}s"
+            return f"text, {schema.known} {schema.unit}s"
 
 
 def _inputs(schema: Schema) -> str:

@@ -16,6 +16,7 @@ from cellwright.app.model.network import Network
 from cellwright.app.problem import Part, Problem
 from cellwright.app.report.inside import Kind, Trace, look_inside
 from cellwright.app.schema import Schema, Task
+from cellwright.app.training.evaluate import which_unknown
 from cellwright.app.training.results import Comparison, Entry
 from cellwright.nn import Recurrent
 from cellwright.printing.mathml import MATHML
@@ -163,7 +164,8 @@ def surprises(comparison: Comparison) -> dict[str, Any]:
         if entry.design is not None and entry.weights:
             outputs, _ = _run(_network(problem, entry), passage)
             chances = outputs[:-1, 0].double().log_softmax(-1)
-            bits = -chances.gather(1, passage[1:, None])[-shown:, 0] / math.log(2)
+            bits = -chances.gather(1, passage[1:, None])[:, 0] / math.log(2)
+            bits = (bits + which_unknown(problem.schema, passage[1:]))[-shown:]
             entries.append({"entry": index, "bits": [round(bit, 1) for bit in bits.tolist()]})
     characters = [problem.schema.vocabulary[symbol] for symbol in passage[-shown:].tolist()]
     return {"characters": characters, "entries": entries}

@@ -61,7 +61,7 @@ def _write(
     for _ in range(length):
         with torch.inference_mode():  # not around the yield: it would hold for the caller too
             outputs, states = network(read[:, None], states)
-            read = _draw(outputs[-1, 0], temperature, generator)
+            read = _draw(symbols.sayable(outputs[-1, 0]), temperature, generator)
         if text := decode(int(read)):
             yield text
     if text := decode(None):

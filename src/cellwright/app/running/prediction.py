@@ -48,12 +48,19 @@ def predict(
         "<target> p10", "<target> p50" and "<target> p90".
 
     Raises:
-        InputError: the data cannot be used as it is; or the model writes text.
+        InputError: the data cannot be used as it is; the model writes text, or classifies and is
+            asked for every origin.
     """
     if model.schema.task is Task.TEXT:
         raise InputError(
             "expected a model that classifies or forecasts, but this one writes text; use "
             "`cellwright generate` for its text, `cellwright stream` for the next character"
+        )
+    if every_origin and model.schema.task is Task.CLASSIFY:
+        raise InputError(
+            "expected a model that forecasts, to do so from every step (--every-step), but this "
+            "one classifies whole sequences; leave it out, or use `cellwright stream` for what it "
+            "says after each step"
         )
     part = encode(model.schema, model.scaling, source)
     return predict_part(model, part, every_origin=every_origin)

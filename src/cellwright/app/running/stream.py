@@ -116,7 +116,8 @@ class Stream:
 
     def _next(self, outputs: Tensor) -> dict[str, Any]:
         """Of logits (L, 1, V)."""
-        likeliest = outputs[-1, 0].softmax(-1).topk(min(TOP, len(self._symbols)))
+        sayable = self._symbols.sayable(outputs[-1, 0])
+        likeliest = sayable.softmax(-1).topk(min(TOP, len(self._symbols)))
         names = map(self._symbols.name, likeliest.indices.tolist())
         probabilities = dict(zip(names, likeliest.values.tolist(), strict=True))
         return {"next": next(iter(probabilities)), "probabilities": probabilities}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cellwright.app.problem import Part, Problem, Scaling
 from cellwright.app.schema import Task
+from cellwright.app.training.evaluate import which_unknown
 from cellwright.app.training.results import Entry, Run
 
 __all__ = ["baselines"]
@@ -226,9 +227,10 @@ def _text_models(problem: Problem) -> tuple[Entry, ...]:
     size = len(problem.schema.vocabulary)
     train, test = problem.train.inputs.values.long(), problem.test.inputs.values.long()
     before, after = test[:-1], test[1:]
+    which = float(which_unknown(problem.schema, after).double().mean())
     started = perf_counter()
     unigram = (torch.bincount(train, minlength=size).double() + 1) / (len(train) + size)
-    first = _entry("unigram", _bits(unigram[after]), started, parameters=size)
+    first = _entry("unigram", _bits(unigram[after]) + which, started, parameters=size)
     started = perf_counter()
     pairs = torch.bincount(train[:-1] * size + train[1:], minlength=size * size)
     counts = pairs.view(size, size).double()
@@ -238,7 +240,10 @@ def _text_models(problem: Problem) -> tuple[Entry, ...]:
     rest = torch.where(kinds > 0, kinds / total, 1.0)
     bigram = counts / total + rest * unigram
     second = _entry(
-        "bigram", _bits(bigram[before, after]), started, parameters=int((counts > 0).sum()) + size
+        "bigram",
+        _bits(bigram[before, after]) + which,
+        started,
+        parameters=int((counts > 0).sum()) + size,
     )
     return first, second
 

@@ -208,7 +208,7 @@ def _forecast_epoch(part: Part, recipe: Recipe, generator: torch.Generator) -> l
     if longest < least:
         raise InputError(
             f"expected a series of at least {least} steps to train on, but the longest has "
-            f"{longest}; give longer series, or lower --window (now {window})"
+            f"{longest}; give longer series, or lower --window from {window} to {longest} or less"
         )
     known = torch.cat((torch.zeros(1, dtype=torch.int64), part.origins.cumsum(0)))
     for sequence, phase in enumerate(phases):

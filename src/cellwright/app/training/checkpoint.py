@@ -12,9 +12,10 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from cellwright.app.data.atomic import atomic_write
+from cellwright.app.data.atomic import atomic_write, require_folder
 from cellwright.app.errors import InputError
 from cellwright.app.model.design import Design
+from cellwright.app.model.folder import DESCRIPTION
 from cellwright.app.problem import Problem
 from cellwright.app.training.recipe import Recipe
 from cellwright.graph.serial import cell_to_json
@@ -25,6 +26,7 @@ __all__ = [
     "fingerprint",
     "load_checkpoint",
     "remove_checkpoint",
+    "require_free",
     "save_checkpoint",
 ]
 
@@ -36,6 +38,41 @@ HASHED = 1 << 20
 def checkpoint_path(folder: str | Path) -> Path:
     """Where the training into `folder` keeps its checkpoint."""
     return Path(folder) / "checkpoint" / "last.safetensors"
+
+
+def require_free(out: Path, *, resume: bool) -> None:
+    """See beforehand that a training can write into `out`: nothing else, nothing unfinished.
+
+    Raises:
+        InputError: it is a file, holds other files or a training that can be resumed, or cannot be
+            made; or there is nothing to resume.
+    """
+    if out.is_file():
+        raise InputError("expected a folder to write, but it is a file; name another", file=out)
+    there = checkpoint_path(out).exists()
+    if resume and not there:
+        raise nothing_to_resume(checkpoint_path(out))
+    if not out.is_dir():
+        require_folder(next(one for one in out.resolve().parents if one.exists()))
+    elif there and not resume:
+        raise InputError(
+            "expected a new folder, but it holds a training that was interrupted; go on with "
+            "--resume, name another folder, or remove this one",
+            file=out,
+        )
+    elif not there and any(out.iterdir()) and not (out / DESCRIPTION).exists():
+        raise InputError(
+            "expected a new folder or an older model's, but it holds other files; name another",
+            file=out,
+        )
+
+
+def nothing_to_resume(path: Path) -> InputError:
+    """The error that there is no checkpoint."""
+    return InputError(
+        "expected a checkpoint to resume from, but there is none; train without resuming",
+        file=path,
+    )
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -56,10 +93,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         InputError: there is none, or it is damaged or another version's.
     """
     if not path.is_file():
-        raise InputError(
-            "expected a checkpoint to resume from, but there is none; train without resuming",
-            file=path,
-        )
+        raise nothing_to_resume(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["about"])

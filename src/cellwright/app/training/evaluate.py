@@ -16,7 +16,7 @@ from cellwright.app.problem import Part, Scaling
 from cellwright.app.schema import Schema, Task
 from cellwright.app.training.batches import Batch, Cut, make, passes
 
-__all__ = ["Assessment", "assess", "evaluate"]
+__all__ = ["Assessment", "assess", "evaluate", "which_unknown"]
 
 ROWS = 1 << 14
 """Steps that go through a network at once: enough to keep kernels busy, little memory."""
@@ -126,9 +126,17 @@ def _text(network: Network, part: Part, schema: Schema) -> Assessment:
     count = 0
     for _, batch, outputs in _read(network, part, schema):
         nats += float(F.cross_entropy(outputs, batch.targets, reduction="sum"))
+        nats += float(which_unknown(schema, batch.targets).sum()) * math.log(2)
         count += batch.count
     loss = _ratio(nats, count)
     return Assessment(loss, loss / math.log(2), None)
+
+
+def which_unknown(schema: Schema, symbols: Tensor) -> Tensor:
+    """The bits that tell, of each symbol of a text that is unknown, which character it is."""
+    if schema.unknown is None:
+        return torch.zeros(symbols.shape)
+    return torch.where(symbols == schema.unknown, schema.unknown_bits, 0.0)
 
 
 def _ratio(total: float, count: int) -> float:

@@ -17,6 +17,7 @@ from cellwright.app.training import results
 from cellwright.app.training.batches import Cut, epoch, make
 from cellwright.app.training.evaluate import assess
 from cellwright.app.training.interrupts import Interrupts
+from cellwright.app.training.metrics import METRICS
 from cellwright.app.training.recipe import Recipe
 
 __all__ = ["Loop", "Progress", "Update"]
@@ -106,7 +107,7 @@ class Loop:
         self.history: list[results.Epoch] = []
         self.best: dict[str, Tensor] = {}
         self.states: Any = None  # carried from cut to cut
-        self.metric = results.METRICS[problem.schema.task]
+        self.metric = METRICS[problem.schema.task]
 
     def run(self, interrupts: Interrupts, keep: Callable[[], None]) -> bool:
         """Train to the end, or to the end of a step that was interrupted; whether it is the end.

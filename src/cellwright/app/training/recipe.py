@@ -1,14 +1,14 @@
 """How a network is trained: every number that is neither the data's nor the network's."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from cellwright.app.errors import InputError
 from cellwright.app.problem import Problem
 from cellwright.app.schema import Task
 
-__all__ = ["Precision", "Recipe"]
+__all__ = ["Precision", "Recipe", "recipe_for"]
 
 Precision = Literal["32-true", "64-true"]
 
@@ -101,6 +101,20 @@ class Recipe:
                 f"{', '.join(sorted(values))}; the recipe is another version's"
             )
         return cls(**values)
+
+
+def recipe_for(problem: Problem, **changes: Any) -> Recipe:
+    """The recipe of the problem's task; what is given and not None takes its place.
+
+    Raises:
+        InputError: there is no such name, or a value makes no sense.
+    """
+    names = [one.name for one in fields(Recipe)]
+    unknown = next((name for name in changes if name not in names), None)
+    if unknown is not None:
+        raise InputError(f"expected one of {', '.join(names)}, but got {unknown!r}; name one")
+    given = {name: value for name, value in changes.items() if value is not None}
+    return replace(Recipe.for_problem(problem), **given)
 
 
 def _classify(sequences: int) -> Recipe:

@@ -9,25 +9,9 @@ from torch import Tensor
 
 from cellwright.app.model.design import Design
 from cellwright.app.problem import Problem
-from cellwright.app.schema import Task
+from cellwright.app.training.metrics import METRICS, Metric
 
-__all__ = ["METRICS", "Comparison", "Entry", "Epoch", "Metric", "Run"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A score: its name in tables, its unit, and whether more is better."""
-
-    name: str
-    unit: str
-    more_is_better: bool
-
-
-METRICS: dict[Task, Metric] = {
-    Task.CLASSIFY: Metric("accuracy", "", more_is_better=True),
-    Task.FORECAST: Metric("mean absolute error", "", more_is_better=False),  # in the target's unit
-    Task.TEXT: Metric("bits per character", "bit", more_is_better=False),
-}
+__all__ = ["Comparison", "Entry", "Epoch", "Run"]
 
 
 @dataclass(frozen=True)
