@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from cellwright.errors import CompileError, InterpreterWarning
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Form, Weights, interpret_layer
 
-__all__ = ["Weights", "obstacle", "plan_for", "run_layer"]
+__all__ = ["Repeat", "Weights", "obstacle", "plan_for", "repeat", "run_layer"]
 
 _keeps_graph: Callable[[], bool] = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
@@ -28,6 +29,12 @@ _keeps_graph: Callable[[], bool] = getattr(
 """Whether the backward pass under way was told to keep its graph for another one."""
 _functorch = torch._C._functorch
 _NAMES = {getattr(torch, name): name for name in DTYPES}
+_PLAIN = {Tensor, torch.nn.Parameter}
+_form = attrgetter("__class__", "shape", "dtype", "is_cpu")
+"""What a kernel that takes one tensor takes another for, if both have no gaps."""
+_negated = Tensor.is_neg
+_is_compiling, _tracing_state = torch.compiler.is_compiling, torch._C._get_tracing_state
+_functorch_level = _functorch.maybe_current_level
 
 
 def run_layer(
@@ -43,7 +50,7 @@ def run_layer(
     Takes and returns what :func:`cellwright.graph.interpret.interpret_layer` does; where no kernel
     can do the work, that does it, with one warning that names the cause.
     """
-    cause = obstacle(x, weights)
+    cause = obstacle(x, weights, states or ())
     if cause is None:
         try:
             plan = plan_for(cell, x, weights, hidden_size)
@@ -63,7 +70,9 @@ def _warn(cell: Cell, cause: str) -> None:
     warnings.warn(message, InterpreterWarning, stacklevel=3)
 
 
-def obstacle(x: Tensor, weights: Sequence[Weights]) -> str | None:
+def obstacle(
+    x: Tensor, weights: Sequence[Weights], states: Sequence[Tensor] = ()
+) -> str | None:
     """Return why no kernel can take this call, or None."""
     if weights[0].form.projects:
         return "kernels for projected states (proj_size) do not exist yet"
@@ -71,11 +80,25 @@ def obstacle(x: Tensor, weights: Sequence[Weights]) -> str | None:
         return f"kernels take float32 and float64, not {x.dtype}".replace("torch.", "")
     if not x.is_cpu:
         return f"kernels run on the CPU, and the input is on {x.device}"
-    if torch.compiler.is_compiling():
+    cause = _transformation(x)
+    if cause is not None:
+        return cause
+    tensors = (x, *states)
+    for kinds in (map(type, tensors), *(map(type, w.tensors) for w in weights)):
+        if not _PLAIN.issuperset(kinds):
+            return "a subclass of Tensor need not have memory that a kernel can read"
+    if any(map(_negated, tensors)):
+        return "the sign of a tensor is yet to be changed; resolve_neg() makes it a plain one"
+    return None
+
+
+def _transformation(x: Tensor) -> str | None:
+    """Return what torch makes of the layer's operations other than to run them, or None."""
+    if _is_compiling():
         return "torch.compile traces the layer as torch operations"
-    if torch._C._get_tracing_state() is not None:
+    if _tracing_state() is not None:
         return "torch.jit.trace records the layer as torch operations"
-    if _functorch.maybe_current_level() is not None or _functorch.is_functorch_wrapped_tensor(x):
+    if _functorch_level() is not None or _functorch.is_functorch_wrapped_tensor(x):
         return "torch.func transforms the layer"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode derivatives are asked for"
@@ -225,6 +248,65 @@ class _Layer(torch.autograd.Function):
 
 _apply: Callable[..., tuple[Tensor, ...]] = super(torch.autograd.Function, _Layer).apply
 """What ``_Layer.apply`` calls in the end; what comes before is for torch.func, an obstacle here."""
+
+
+def repeat(
+    cell: Cell, x: Tensor, states: tuple[Tensor, ...], weights: Weights, hidden_size: int
+) -> "Repeat | None":
+    """Return what takes further calls like this one, or None if no kernel takes it."""
+    if obstacle(x, [weights], states) is not None:
+        return None
+    plan = plan_for(cell, x, [weights], hidden_size)
+    try:
+        return None if plan is None else Repeat(plan, x, states, weights)
+    except CompileError:
+        return None  # of which the call itself has warned
+
+
+class Repeat:
+    """A call of one direction over a dense batch, as one before it was in all but values.
+
+    What a call of a small layer takes is mostly Python that finds out what it is. Here that is
+    compared with the call before at once.
+
+    Args:
+        plan: of the layer.
+        x: the input (L, N, H_in). states: the initial states, or ().
+        weights: the direction's parameters.
+    """
+
+    def __init__(
+        self, plan: Plan, x: Tensor, states: tuple[Tensor, ...], weights: Weights
+    ) -> None:
+        tensors = [x, *states, *weights.tensors]
+        self._forms = [*map(_form, tensors)]
+        self._threads = Team.threads()
+        self._states = len(states)
+        layout = dense(x.shape[0], x.shape[1])
+        self._prepared = prepare(plan, layout, self._threads, keep=False)
+        self._call = _Call(plan, layout, None, False, bool(states), [weights.form])
+
+    def __call__(
+        self, x: Tensor, states: tuple[Tensor, ...], parameters: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+        """Return the output and the final states; None if this is another kind of call."""
+        tensors = (x, *states, *parameters)
+        if (
+            [*map(_form, tensors)] != self._forms
+            or not x.is_contiguous()
+            or _transformation(x) is not None
+            or x.is_neg()
+            or any(map(_negated, states))
+            or Team.threads() != self._threads
+        ):
+            return None
+        if torch.is_grad_enabled() and _differentiates(tensors):
+            out, *finals = _apply(self._call, *tensors)
+            return out, tuple(finals)
+        if self._prepared is None:
+            return None
+        done = self._prepared(x, states or None, parameters)
+        return None if done is None else done[:2]
 
 
 def _backward(

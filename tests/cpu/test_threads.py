@@ -13,7 +13,7 @@ from tests.tolerance import assert_close
 from torch.utils.data import DataLoader, Dataset
 
 from cellwright.cells import gru, lstm, rnn_tanh
-from cellwright.cpu.plan import plan_of, share_of
+from cellwright.cpu import plan
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import dense
 
@@ -66,24 +66,26 @@ def test_two_threads_agree_with_one(cell, form):
         assert_close(two, one)
 
 
-FEW_ROWS = {
+BY_UNITS = {
     "one row": {"steps": 9, "batch": 1},
     "one step": {"steps": 1, "batch": 2},
     "three rows": {"steps": 5, "batch": 3, "given": False},
+    "many rows of large weights": {"steps": 3, "batch": 41},
     "batch first, both ways": {"steps": 4, "batch": 2, "directions": 2, "batch_first": True},
 }
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh", "peephole", "two_stages"])
-@pytest.mark.parametrize("form", FEW_ROWS)
-def test_threads_that_share_units_agree_with_one(name, form):
-    case = make(CELLS[name], 330, 17, **FEW_ROWS[form])
+@pytest.mark.parametrize("form", BY_UNITS)
+def test_threads_that_share_units_agree_with_one(name, form, monkeypatch):
+    monkeypatch.setattr(plan, "_UNITS_FROM", 0)  # as for weights of many MiB
+    case = make(CELLS[name], 330, 17, **BY_UNITS[form])
     try:
         expected, count = everything(case), len(results(case))
         for threads in (2, 3):
             torch.set_num_threads(threads)
-            plan = plan_of(case.cell, 17, 330, "float32", True)
-            share = share_of(plan, dense(case.x.shape[0], case.x.shape[1]))
+            layer = plan.plan_of(case.cell, 17, 330, "float32", True)
+            share = plan.share_of(layer, dense(case.x.shape[0], case.x.shape[1]))
             assert share == (threads, True)
             found = everything(case)
             assert same(found[:count], expected[:count])  # any thread computes a unit alike
@@ -117,7 +119,7 @@ def test_calls_from_several_python_threads(threads):
     torch.set_num_threads(threads)
     try:
         cases = [make(cell, 40, 17, **FORMS[form]) for cell in (lstm, gru) for form in FORMS]
-        cases.append(make(lstm, 300, 17, **FEW_ROWS["one row"]))
+        cases.append(make(lstm, 300, 17, **BY_UNITS["one row"]))
         alone = [everything_of(case, threads) for case in cases]
         with ThreadPoolExecutor(4) as pool:
             jobs = [pool.submit(everything_of, c, threads) for _ in range(4) for c in cases]

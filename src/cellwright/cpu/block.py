@@ -136,6 +136,7 @@ class Block:
                 base, stride = matrix
 
                 def tile(j: Value, _: list[Value]) -> None:
+                    j = s.builder.select(frame.downwards, s.sub(p.count - 1, j), j)
                     top = s.add(s.add(self.u, p.row), s.mul(j, frame.program.units))
                     weights = s.at(base, s.add(s.mul(top, stride), p.column))
                     args = [self._place(i, s.add(j, p.tile)), vector, weights, stride]

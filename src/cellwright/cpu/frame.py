@@ -15,7 +15,8 @@ The struct (8-byte fields):
 10    number of threads
 11    memory of a barrier, or null: threads share out the rows; else every thread takes all rows
       and a share of the units, and they wait for each other after each stage
-12 …  for each buffer: address, distance between steps, distance between rows, in elements
+12    for walks of one or two rows: 1 if the first step goes through its weights backwards, else 0
+13 …  for each buffer: address, distance between steps, distance between rows, in elements
 …     for each weight matrix: address, distance between rows, in elements
 ====  =====================================================================================
 """
@@ -36,6 +37,7 @@ __all__ = [
     "PACKED",
     "SUM_ROWS",
     "THREADS",
+    "TURN",
     "Frame",
     "Part",
     "Place",
@@ -46,8 +48,8 @@ __all__ = [
     "split",
 ]
 
-HEADER = 12
-PACKED, THREADS, BARRIER = 8, 10, 11
+HEADER = 13
+PACKED, THREADS, BARRIER, TURN = 8, 10, 11, 12
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""
@@ -157,6 +159,7 @@ class Frame:
         self.high = choose(self.by_rows, s.field(bounds, s.add(self.thread, 1)), self.batch)
         self.table, self.packed = s.field(struct, 7, POINTER), s.field(struct, PACKED, POINTER)
         self.ahead, self.threads = s.field(struct, 9), s.field(struct, THREADS)
+        self.turn = s.field(struct, TURN)
         self.buffers: dict[str, tuple[Value, Value, Value]] = {}
         self.matrices: dict[str, tuple[Value, Value]] = {}
         index = HEADER

@@ -5,9 +5,9 @@ import sys
 
 from torch import Tensor
 
-__all__ = ["in_huge_pages", "new_matrix"]
+__all__ = ["HUGE_FROM", "in_huge_pages", "new_matrix"]
 
-_HUGE_FROM = 1 << 23
+HUGE_FROM = 1 << 23
 """Bytes from which memory is asked for in huge pages.
 
 The C library hands blocks of over 32 MiB back to the system each time, so that every call would
@@ -25,7 +25,7 @@ def new_matrix(x: Tensor, rows: int, width: int) -> Tensor:
 def in_huge_pages(fresh: Tensor) -> Tensor:
     """Ask for huge pages below a new, contiguous tensor, if it is large; return it."""
     size = fresh.numel() * fresh.itemsize
-    if size >= _HUGE_FROM and _libc is not None:
+    if size >= HUGE_FROM and _libc is not None:
         start = -(-fresh.data_ptr() // _PAGE) * _PAGE
         length = (fresh.data_ptr() + size - start) // _PAGE * _PAGE
         # a hint: where the system knows no huge pages, the call changes nothing

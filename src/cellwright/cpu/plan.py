@@ -35,6 +35,8 @@ _FEW_ROWS = 8
 """Up to so many rows, threads may share the units of a step instead of its rows."""
 _MANY_WEIGHTS = 1 << 18
 """Bytes of weights from which a step takes longer than waiting for the other threads."""
+_UNITS_FROM = 6 << 20
+"""Bytes of weights from which they do so with any number of rows: no thread's cache holds them."""
 _PROJECTED_BYTES = 1 << 26
 """The product of the whole input with its weights is stored only up to this size."""
 
@@ -227,16 +229,17 @@ _ALONE = Share(1, by_units=False)
 def share_of(plan: Plan, layout: Layout) -> Share:
     """Return how a call is shared out.
 
-    Rows are independent, so sharing them costs nothing. With few rows a step reads all weights for
-    little work: if these are many, threads take a share of the units each, and wait for each other
-    at every step.
+    Rows are independent, so sharing them costs nothing. Where a step waits for its weights, since
+    its rows are few or no cache holds them, threads take a share of the units each, read that
+    share of the weights alone, and wait for each other at every step.
     """
     threads = Team.threads()
     if threads == 1 or layout.rows * plan.work < _TEAM_WORK:
         return _ALONE
     blocks = plan.units // host().block(plan.dtype)
-    few = layout.batch <= _FEW_ROWS and layout.counts is None and blocks > 1
-    if few and plan.work * plan.item >= _MANY_WEIGHTS and team(host()).at_once:
+    weights = plan.work * plan.item
+    many = weights >= (_MANY_WEIGHTS if layout.batch <= _FEW_ROWS else _UNITS_FROM)
+    if many and layout.counts is None and blocks > 1 and team(host()).at_once:
         return Share(min(threads, blocks), by_units=True)
     return _ALONE if layout.batch == 1 else Share(min(threads, layout.batch), by_units=False)
 

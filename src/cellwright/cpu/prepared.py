@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, empty_like
 
-from cellwright.cpu.frame import PACKED
-from cellwright.cpu.memory import in_huge_pages
+from cellwright.cpu.frame import PACKED, TURN
+from cellwright.cpu.memory import HUGE_FROM, in_huge_pages
 from cellwright.cpu.plan import Plan, projects_first, share_of
 from cellwright.cpu.walks import Field, Layout, Walk
 
@@ -25,6 +25,8 @@ _MOST_PREPARED = 256
 """How many calls a plan remembers; lengths beyond count anew."""
 
 
+_address = Tensor.data_ptr
+_has_no_gaps = Tensor.is_contiguous
 MISSING: Any = object()
 """Stands for a call that was not prepared yet; None for one that cannot be."""
 
@@ -45,33 +47,57 @@ def matrix_fields(plan: Plan, walk: Walk) -> dict[str, Field]:
 
 
 class Prepared:
-    """A forward call with x (L, N, H_in) whose struct lacks nothing but addresses."""
+    """A forward call with x (L, N, H_in) whose struct lacks nothing but addresses.
+
+    Args:
+        plan: the layer. layout: its rows, dense.
+        keep: whether what the backward pass needs is kept.
+    """
 
     def __init__(self, plan: Plan, layout: Layout, keep: bool) -> None:
         self.layout = layout  # the struct has the address of its bounds
-        walk = self.walk = plan.forward_walk
-        H, N, T = plan.units, layout.batch, layout.steps
+        self.plan, self.walk = plan, plan.forward_walk
         self.keep, self.raw = keep, not keep and reads_raw(layout)
         self.share = share_of(plan, layout)
         self.ahead = not self.raw and projects_first(plan, layout, self.share)
-        self.struct = self._struct(plan)
-        # what is made anew on each call; like these, which hold no memory
-        self.like_out, self.like_final = plan.like(T, N, H), plan.like(1, N, H)
-        self.like_stream = plan.like(T * N, H)
-        self.like_a = plan.like(T * N, len(plan.step.accumulators) * H)
-        self.like_packed = plan.like(walk.packed_size)
-        at, bundles = walk.position, plan.cell.bundles
-        self.x_place, self.a_place, self.gx_place = at["x"], at["a"], at["gx"]
-        self.state_places = [(at[s], at[start], at[final]) for s, start, final in plan.ends]
-        self.parameter_places = [
-            *(walk.matrix_position[b] for b in bundles),
-            *(at[f"bias.{b}"] for b in bundles if plan.bias),
-            *(at[f"vector.{v}"] for v in plan.cell.vectors),
+        self.structs = self._struct(given=False), self._struct(given=True)
+        at, cell, ends = self.walk.position, plan.cell, plan.ends
+        self.given_places = [  # of x, the parameters and the initial states
+            at["x"],
+            *(self.walk.matrix_position[b] for b in cell.bundles),
+            *(at[f"bias.{b}"] for b in cell.bundles if plan.bias),
+            *(at[f"vector.{v}"] for v in cell.vectors),
+            *(at[start] for _, start, _ in ends),
         ]
-        self.row = H
+        made = self._made()
+        self.likes = [like for like, _ in made]
+        self.made_places = [place for _, place in made]
+        self.large = any(like.numel() * plan.item >= HUGE_FROM for like in self.likes)
+        self.kept = slice(1 + len(ends), 1 + 2 * len(ends) if keep else 0)
+        self.copies = [(at["gx"], at["a"])] if self.ahead else []
+        if not keep:  # states are carried along in place
+            self.copies += [(at[state], at[final]) for state, _, final in ends[1:]]
+        self.turn = 0 if self.raw else 1  # what was packed last is in the caches
 
-    def _struct(self, plan: Plan) -> "array[int]":
-        walk, layout = self.walk, self.layout
+    def _made(self) -> list[tuple[Tensor, int]]:
+        """Name what is made anew on each call, by tensors without memory, and its place.
+
+        The output, the final states; what is kept: the accumulators, then the states of all steps
+        but the first; what only the walk needs.
+        """
+        plan, at, layout = self.plan, self.walk.position, self.layout
+        H, N, T = plan.units, layout.batch, layout.steps
+        final, stream = plan.like(1, N, H), plan.like(T * N, H)
+        a = plan.like(T * N, len(plan.step.accumulators) * H)
+        made = [(plan.like(T, N, H), at[plan.ends[0][0]])]
+        made += [(final, at[end]) for _, _, end in plan.ends]
+        made += [(a, at["a"])] if self.keep or self.ahead else []
+        made += [(stream, at[state]) for state, _, _ in plan.ends[1:]] if self.keep else []
+        made += [] if self.raw else [(plan.like(self.walk.packed_size), PACKED)]
+        return made
+
+    def _struct(self, given: bool) -> "array[int]":
+        plan, walk, layout = self.plan, self.walk, self.layout
         H, N = plan.units, layout.batch
         width = len(plan.step.accumulators) * H
         sequence = (0, N * H, H)
@@ -84,7 +110,8 @@ class Prepared:
         if self.ahead:
             fields["gx"] = fields["a"]
         for k, (state, start, _) in enumerate(plan.ends):
-            fields[start] = plan.zero_row
+            if not given:
+                fields[start] = plan.zero_row
             if k == 0 or self.keep:
                 fields[state] = sequence
         matrices = matrix_fields(plan, walk)
@@ -95,61 +122,25 @@ class Prepared:
         self, x: Tensor, states: Sequence[Tensor] | None, parameters: Sequence[Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]] | None:
         """Return the output, the final states and what is kept; None if a tensor has gaps."""
-        if not x.is_contiguous():
+        given = (x, *parameters) if states is None else (x, *parameters, *states)
+        if not all(map(_has_no_gaps, given)):
             return None
-        struct = self.struct[:]
-        struct[self.x_place] = x.data_ptr()
-        for place, t in zip(self.parameter_places, parameters):  # noqa: B905  # checked before
-            if not t.is_contiguous():
-                return None
-            struct[place] = t.data_ptr()
-        for s in states or ():
-            if not s.is_contiguous():
-                return None
-        out = empty_like(self.like_out)
-        kept: list[Tensor] = []
-        a = None
-        if self.keep or self.ahead:
-            a = in_huge_pages(empty_like(self.like_a))
-            struct[self.a_place] = a.data_ptr()
-            if self.ahead:
-                struct[self.gx_place] = a.data_ptr()
-            if self.keep:
-                kept.append(a)
-        finals = self._states(out, states, struct, kept)
-        packed = None
-        if not self.raw:
-            packed = in_huge_pages(empty_like(self.like_packed))
-            struct[PACKED] = packed.data_ptr()
+        made = [*map(empty_like, self.likes)]
+        if self.large:
+            for t in made:
+                in_huge_pages(t)
+        struct = self.structs[states is not None][:]
+        for place, address in zip(self.given_places, map(_address, given), strict=False):
+            struct[place] = address
+        for place, address in zip(self.made_places, map(_address, made), strict=True):
+            struct[place] = address
+        for place, source in self.copies:
+            struct[place] = struct[source]
+        struct[TURN] = self.turn
+        if self.raw:
+            self.turn ^= 1
         self.walk.run(struct, self.share)
-        del a, packed
-        return out, tuple(finals), kept
-
-    def _states(
-        self,
-        out: Tensor,
-        states: Sequence[Tensor] | None,
-        struct: "array[int]",
-        kept: list[Tensor],
-    ) -> list[Tensor]:
-        """Make and address the final states, and where they are kept, the states of all steps."""
-        finals: list[Tensor] = []
-        for k, (place, start, end) in enumerate(self.state_places):
-            final = empty_like(self.like_final)
-            finals.append(final)
-            struct[end] = final.data_ptr()
-            if k == 0:
-                struct[place] = out.data_ptr()
-            elif self.keep:
-                stream = in_huge_pages(empty_like(self.like_stream))
-                kept.append(stream)
-                struct[place] = stream.data_ptr()
-            else:
-                struct[place] = struct[end]  # carried along in place
-            if states is not None:
-                struct[start] = states[k].data_ptr()
-                struct[start + 2] = self.row
-        return finals
+        return made[0], tuple(made[1 : self.kept.start]), made[self.kept]
 
 
 def remember(plan: Plan, key: tuple[int, ...], prepared: object) -> None:

@@ -51,7 +51,7 @@ class _Walk:
             "after": frame.place(s.add(t, frame.delta), s.less(i, last)),
         }
         frame.end = s.min(frame.places["now"].rows, frame.high)
-        odd = s.builder.trunc(i, ir.IntType(1))
+        odd = s.builder.trunc(s.add(i, frame.turn), ir.IntType(1))
         frame.downwards = s.builder.and_(odd, s.less(frame.batch, _FEW_ROWS + 1))
         offset = 0
         for stage, depth in zip(self.program.stages, depths(self.program), strict=True):

@@ -177,7 +177,7 @@ class Walk:
         struct = [layout.steps, last if reverse else 0, -1 if reverse else 1, layout.batch]
         struct += (_address(layout.starts), _address(layout.counts))
         struct += (layout.bounds(threads).buffer_info()[0], self._table_address, packed)
-        struct += (int(ahead), threads, 0)
+        struct += (int(ahead), threads, 0, 0)
         for name in self.names:
             struct += fields[name]
         for name in self.matrices:

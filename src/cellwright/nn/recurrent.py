@@ -76,6 +76,9 @@ class Recurrent(Module):
         AttributeError: the input or a state is no tensor.
     """
 
+    _repeat: autograd.Repeat | None = None
+    _seen: torch.Size | None = None
+
     def __init__(
         self,
         cell: Cell,
@@ -106,6 +109,7 @@ class Recurrent(Module):
         self._directions = 2 if bidirectional else 1
         self._state_rows = self._directions * num_layers
         self._several = len(cell.states) > 1
+        self._single = num_layers == 1 and not bidirectional
         self._state_sizes = (proj_size or hidden_size, *[hidden_size] * (len(cell.states) - 1))
         names = [self._register(k, {"device": device, "dtype": dtype}) for k in range(num_layers)]
         self._called = [[one.called() for one in layer] for layer in names]
@@ -173,6 +177,10 @@ class Recurrent(Module):
     ) -> tuple[Tensor | PackedSequence, Any]:
         """Return the output and the final states; shapes are in the class's description."""
         # The way of a dense batch is kept short: for a single step it is most of what a call costs.
+        if self._repeat is not None and not torch.compiler.is_compiling():
+            done = self._repeated(self._repeat, input, hx)
+            if done is not None:
+                return done
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         if not isinstance(input, Tensor) or input.dim() != 3:
@@ -190,6 +198,37 @@ class Recurrent(Module):
             checks.reject_input(x, self._first_weight(x), self.input_size)
         states = None if hx is None else self._checked(hx, x, (batch,))
         output, finals = self._run(x, states, None)
+        if self._single and not torch.compiler.is_compiling():
+            self._remember(x, states)
+        if self.batch_first:
+            output = output.transpose(0, 1)
+        return output, finals if self._several else finals[0]
+
+    def _remember(self, x: Tensor, states: Sequence[Tensor] | None) -> None:
+        """Be ready for a third call like the last two."""
+        if x.shape == self._seen:
+            weights, given = self._weights(0)[0], tuple(states or ())
+            self._repeat = autograd.repeat(self.cell, x, given, weights, self.hidden_size)
+        self._seen = x.shape
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what points into this process's memory."""
+        return self.__dict__ | {"_repeat": None}
+
+    def _repeated(self, repeat: autograd.Repeat, x: Any, hx: Any) -> tuple[Tensor, Any] | None:
+        """Run a call that is as the one before in all but values; None if it is not."""
+        states = () if hx is None else hx if self._several else (hx,)
+        held: Any = self._parameters
+        if type(states) is not tuple or type(x) is not Tensor or x.dim() != 3:
+            return None
+        try:
+            parameters = [held[name] for name in self._called[0][0][1]]
+        except KeyError:  # parametrized, or replaced by a plain attribute
+            return None
+        done = repeat(x.transpose(0, 1) if self.batch_first else x, states, parameters)
+        if done is None:
+            return None
+        output, finals = done
         if self.batch_first:
             output = output.transpose(0, 1)
         return output, finals if self._several else finals[0]

@@ -1,0 +1,177 @@
+"""Calls that repeat the last one's form take a shorter way: it must notice all that differs."""
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from tests.tolerance import assert_close
+from torch import Tensor
+
+import cellwright.nn as nn
+from cellwright import InterpreterWarning
+
+KINDS = ("RNN", "LSTM", "GRU")
+
+
+def warmed(
+    kind: str, *, grad: bool = False, **options
+) -> tuple[nn.Recurrent, torch.nn.Module, Tensor]:
+    """A module that is ready for a repeated call, torch's with the same weights, and an input."""
+    ours, theirs = getattr(nn, kind)(3, 3, **options), getattr(torch.nn, kind)(3, 3, **options)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 2, 3)
+    with torch.set_grad_enabled(grad):
+        for _ in range(3):
+            ours(x)
+    assert ours._repeat is not None
+    return ours, theirs, x
+
+
+def flat(result) -> list[Tensor]:
+    output, finals = result
+    return [output, *(finals if isinstance(finals, tuple) else (finals,))]
+
+
+def assert_same(found, expected) -> None:
+    for left, right in zip(flat(found), flat(expected), strict=True):
+        assert_close(left, right)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_values_are_never_those_of_the_last_call(kind: str, bias: bool) -> None:
+    ours, theirs, x = warmed(kind, bias=bias)
+    x = torch.randn_like(x)
+    with torch.no_grad():
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            p.copy_(q.normal_())
+        first = flat(ours(x))
+        assert_same(ours(x), theirs(x))
+        assert_same((first[0], tuple(first[1:])), theirs(x))
+        states = tuple(torch.randn_like(s) for s in first[1:])
+        hx = states if kind == "LSTM" else states[0]
+        for _ in range(3):
+            assert_same(ours(x, hx), theirs(x, hx))
+        assert_same(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_single_steps_read_the_weights_both_ways(kind: str) -> None:
+    ours, theirs = getattr(nn, kind)(5, 150), getattr(torch.nn, kind)(5, 150)
+    theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        x, hx, other = torch.randn(1, 1, 5), None, None
+        for _ in range(5):
+            found, expected = ours(x, hx), theirs(x, other)
+            assert_same(found, expected)
+            hx, other = found[1], expected[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients(kind: str) -> None:
+    ours, theirs, x = warmed(kind, grad=True)
+    for _ in range(2):
+        found, expected = ours(x), theirs(x)
+        assert_same(found, expected)
+        cotangents = [torch.randn_like(t) for t in flat(found)]
+        left = torch.autograd.grad(flat(found), list(ours.parameters()), cotangents)
+        right = torch.autograd.grad(flat(expected), list(theirs.parameters()), cotangents)
+        for a, b in zip(left, right, strict=True):
+            assert_close(a, b)
+
+
+CHANGES: dict[str, Callable[[torch.nn.Module], None]] = {
+    "other data": lambda m: setattr(m.weight_hh_l0, "data", m.weight_hh_l0.data.flip(0)),
+    "another tensor": lambda m: setattr(m, "weight_hh_l0", torch.nn.Parameter(m.weight_hh_l0 * 2)),
+    "double": lambda m: m.double(),
+}
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_parameters_are_seen(change: str, grad: bool) -> None:
+    ours, theirs, x = warmed("GRU", grad=grad)
+    with torch.no_grad():
+        for module in (ours, theirs):
+            CHANGES[change](module)
+    with torch.set_grad_enabled(grad):
+        x = x.to(ours.weight_hh_l0.dtype)
+        assert_same(ours(x), theirs(x))
+
+
+def test_a_transposed_view_of_the_same_memory_is_seen() -> None:
+    ours, theirs, x = warmed("RNN")
+    with torch.no_grad():
+        for module in (ours, theirs):
+            module.weight_hh_l0.data = module.weight_hh_l0.data.t()
+        assert_same(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_what_does_not_fit_is_refused_as_at_first(grad: bool) -> None:
+    ours, _, x = warmed("LSTM", grad=grad)
+    with torch.set_grad_enabled(grad):
+        state = torch.zeros(1, 2, 3)
+        with pytest.raises(ValueError, match="float64"):
+            ours(x.double())
+        with pytest.raises(RuntimeError, match="input"):
+            ours(torch.randn(4, 2, 7))
+        with pytest.raises(RuntimeError, match="initial state c"):
+            ours(x, (state, torch.zeros(1, 5, 3)))
+        with pytest.raises(AttributeError):
+            ours(x, (state, 3))
+        assert ours(torch.randn(6, 1, 3))[0].shape == (6, 1, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layouts_of_the_input(kind: str) -> None:
+    ours, theirs, x = warmed(kind, batch_first=True)
+    spread = torch.randn(4, 2, 6)[..., ::2]
+    with torch.no_grad():
+        for given in (x, x.transpose(0, 1).contiguous().transpose(0, 1), spread):
+            assert_same(ours(given), theirs(given))
+
+
+def test_copies_do_not_share_what_is_ready() -> None:
+    ours, theirs, x = warmed("LSTM")
+    for copied in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours)), copy.copy(ours)):
+        assert copied._repeat is None
+        with torch.no_grad():
+            for _ in range(3):
+                assert_same(copied(x), theirs(x))
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_negated_views_are_resolved(repeated: bool) -> None:
+    ours, theirs, x = warmed("GRU")
+    if not repeated:
+        ours._repeat = None
+    negated = torch.complex(torch.randn(4, 2, 3), x).conj().imag
+    assert negated.is_neg()
+    with torch.no_grad(), pytest.warns(InterpreterWarning, match="resolve_neg"):
+        assert_same(ours(negated), theirs(negated.resolve_neg()))
+
+
+def test_tensors_without_memory_take_the_interpreter() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    ours, _, _ = warmed("GRU")
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        output, h_n = ours(mode.from_tensor(torch.randn(4, 2, 3)))
+    assert (tuple(output.shape), tuple(h_n.shape)) == ((4, 2, 3), (1, 2, 3))
+
+
+def test_another_number_of_threads_is_seen() -> None:
+    ours, theirs, _ = warmed("LSTM")
+    x, before = torch.randn(40, 64, 3), torch.get_num_threads()
+    try:
+        with torch.no_grad():
+            for threads in (1, 2, 2, 2, 1, 1):
+                torch.set_num_threads(threads)
+                assert_same(ours(x), theirs(x))
+    finally:
+        torch.set_num_threads(before)
