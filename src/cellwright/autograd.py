@@ -34,7 +34,11 @@ _form = attrgetter("__class__", "shape", "dtype", "is_cpu")
 """What a kernel that takes one tensor takes another for, if both have no gaps."""
 _negated = Tensor.is_neg
 _is_compiling, _tracing_state = torch.compiler.is_compiling, torch._C._get_tracing_state
-_functorch_level = _functorch.maybe_current_level
+_functorch_level, _is_wrapped = (
+    _functorch.maybe_current_level,
+    _functorch.is_functorch_wrapped_tensor,
+)
+_forward_ad, _is_autocast = torch.autograd.forward_ad, torch.is_autocast_enabled
 
 
 def run_layer(
@@ -70,9 +74,7 @@ def _warn(cell: Cell, cause: str) -> None:
     warnings.warn(message, InterpreterWarning, stacklevel=3)
 
 
-def obstacle(
-    x: Tensor, weights: Sequence[Weights], states: Sequence[Tensor] = ()
-) -> str | None:
+def obstacle(x: Tensor, weights: Sequence[Weights], states: Sequence[Tensor] = ()) -> str | None:
     """Return why no kernel can take this call, or None."""
     if weights[0].form.projects:
         return "kernels for projected states (proj_size) do not exist yet"
@@ -98,11 +100,11 @@ def _transformation(x: Tensor) -> str | None:
         return "torch.compile traces the layer as torch operations"
     if _tracing_state() is not None:
         return "torch.jit.trace records the layer as torch operations"
-    if _functorch_level() is not None or _functorch.is_functorch_wrapped_tensor(x):
+    if _functorch_level() is not None or _is_wrapped(x):
         return "torch.func transforms the layer"
-    if torch.autograd.forward_ad._current_level >= 0:
+    if _forward_ad._current_level >= 0:
         return "forward-mode derivatives are asked for"
-    if torch.is_autocast_enabled("cpu"):
+    if _is_autocast("cpu"):
         return "autocast chooses the dtype of each product"
     return None
 
@@ -275,9 +277,7 @@ class Repeat:
         weights: the direction's parameters.
     """
 
-    def __init__(
-        self, plan: Plan, x: Tensor, states: tuple[Tensor, ...], weights: Weights
-    ) -> None:
+    def __init__(self, plan: Plan, x: Tensor, states: tuple[Tensor, ...], weights: Weights) -> None:
         tensors = [x, *states, *weights.tensors]
         self._forms = [*map(_form, tensors)]
         self._threads = Team.threads()

@@ -10,18 +10,19 @@ The struct (8-byte fields):
 5     how many rows each step has, or null: all of them
 6     which rows each thread takes: thread i has rows bounds[i] … bounds[i + 1] - 1
 7     table of the library's functions
-8     packed weights, or null: the weights are read as they lie
-9     1 if the products with the input were computed ahead of the walk, else 0
-10    number of threads
-11    memory of a barrier, or null: threads share out the rows; else every thread takes all rows
+8     1 if the products with the input were computed ahead of the walk, else 0
+9     number of threads
+10    memory of a barrier, or null: threads share out the rows; else every thread takes all rows
       and a share of the units, and they wait for each other after each stage
-12    for walks of one or two rows: 1 if the first step goes through its weights backwards, else 0
-13 …  for each buffer: address, distance between steps, distance between rows, in elements
-…     for each weight matrix: address, distance between rows, in elements
+11    for walks of one or two rows: 1 if the first step goes through its weights backwards, else 0
+12    packed weights, or null: the weights are read as they lie
+13 …  the address of each buffer, then of each weight matrix
+…     for each buffer: distance between steps, distance between rows, in elements
+…     for each weight matrix: distance between rows, in elements
 ====  =====================================================================================
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
@@ -32,8 +33,8 @@ from cellwright.cpu.tile import TILE
 from cellwright.graph.schedule import Product, Program, Read, Stage
 
 __all__ = [
+    "ADDRESSES",
     "BARRIER",
-    "HEADER",
     "PACKED",
     "SUM_ROWS",
     "THREADS",
@@ -41,6 +42,7 @@ __all__ = [
     "Frame",
     "Part",
     "Place",
+    "Places",
     "depths",
     "matrices",
     "packed_size",
@@ -48,8 +50,7 @@ __all__ = [
     "split",
 ]
 
-HEADER = 13
-PACKED, THREADS, BARRIER, TURN = 8, 10, 11, 12
+AHEAD, THREADS, BARRIER, TURN, PACKED, ADDRESSES = 8, 9, 10, 11, 12, 13
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""
@@ -74,6 +75,26 @@ def packed_size(program: Program, lanes: int) -> int:
 def matrices(program: Program) -> list[str]:
     """Return the weight matrices of a program in the order of the struct."""
     return list(dict.fromkeys(p.matrix for stage in program.stages for p in stage.products))
+
+
+class Places:
+    """Which fields of the struct a walk's buffers and matrices have.
+
+    Attributes:
+        buffers, matrices: the field of each one's address.
+        strides: the first of the two fields of each buffer's distances.
+        matrix_strides: the field of each matrix's distance.
+        end: one past the last address.
+    """
+
+    def __init__(self, buffers: Sequence[str], matrices: Sequence[str]) -> None:
+        top = ADDRESSES + len(buffers)
+        self.end = top + len(matrices)
+        after = self.end + 2 * len(buffers)
+        self.buffers = {name: ADDRESSES + k for k, name in enumerate(buffers)}
+        self.matrices = {name: top + k for k, name in enumerate(matrices)}
+        self.strides = {name: self.end + 2 * k for k, name in enumerate(buffers)}
+        self.matrix_strides = {name: after + k for k, name in enumerate(matrices)}
 
 
 @dataclass(frozen=True)
@@ -158,22 +179,18 @@ class Frame:
         self.low = choose(self.by_rows, s.field(bounds, self.thread), s.index(0))
         self.high = choose(self.by_rows, s.field(bounds, s.add(self.thread, 1)), self.batch)
         self.table, self.packed = s.field(struct, 7, POINTER), s.field(struct, PACKED, POINTER)
-        self.ahead, self.threads = s.field(struct, 9), s.field(struct, THREADS)
+        self.ahead, self.threads = s.field(struct, AHEAD), s.field(struct, THREADS)
         self.turn = s.field(struct, TURN)
         self.buffers: dict[str, tuple[Value, Value, Value]] = {}
         self.matrices: dict[str, tuple[Value, Value]] = {}
-        index = HEADER
-        for buffer in program.buffers:
-            base = s.field(struct, index, POINTER)
-            self.buffers[buffer.name] = (
-                base,
-                s.field(struct, index + 1),
-                s.field(struct, index + 2),
-            )
-            index += 3
-        for name in matrices(program):
-            self.matrices[name] = (s.field(struct, index, POINTER), s.field(struct, index + 1))
-            index += 2
+        names = [buffer.name for buffer in program.buffers]
+        places = Places(names, matrices(program))
+        for name in names:
+            steps, rows = (s.field(struct, places.strides[name] + j) for j in (0, 1))
+            self.buffers[name] = (s.field(struct, places.buffers[name], POINTER), steps, rows)
+        for name, stride in places.matrix_strides.items():
+            base = s.field(struct, places.matrices[name], POINTER)
+            self.matrices[name] = (base, s.field(struct, stride))
 
     def place(self, t: Value, exists: Value) -> Place:
         """Read a step's start and row count; a step outside of the walk has no rows."""

@@ -4,8 +4,10 @@ Most of what a call of a small model costs is Python. A call of a given (L, N) d
 one in addresses alone, so its struct is prepared once, and only addresses are filled in.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from array import array
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any
 
 from torch import Tensor, empty_like
 
@@ -13,9 +15,6 @@ from cellwright.cpu.frame import PACKED, TURN
 from cellwright.cpu.memory import HUGE_FROM, in_huge_pages
 from cellwright.cpu.plan import Plan, projects_first, share_of
 from cellwright.cpu.walks import Field, Layout, Walk
-
-if TYPE_CHECKING:
-    from array import array
 
 __all__ = ["MISSING", "Prepared", "matrix_fields", "plain", "prepare", "reads_raw", "remember"]
 
@@ -60,40 +59,53 @@ class Prepared:
         self.keep, self.raw = keep, not keep and reads_raw(layout)
         self.share = share_of(plan, layout)
         self.ahead = not self.raw and projects_first(plan, layout, self.share)
-        self.structs = self._struct(given=False), self._struct(given=True)
-        at, cell, ends = self.walk.position, plan.cell, plan.ends
-        self.given_places = [  # of x, the parameters and the initial states
-            at["x"],
-            *(self.walk.matrix_position[b] for b in cell.bundles),
-            *(at[f"bias.{b}"] for b in cell.bundles if plan.bias),
-            *(at[f"vector.{v}"] for v in cell.vectors),
-            *(at[start] for _, start, _ in ends),
-        ]
         made = self._made()
         self.likes = [like for like, _ in made]
-        self.made_places = [place for _, place in made]
         self.large = any(like.numel() * plan.item >= HUGE_FROM for like in self.likes)
-        self.kept = slice(1 + len(ends), 1 + 2 * len(ends) if keep else 0)
-        self.copies = [(at["gx"], at["a"])] if self.ahead else []
-        if not keep:  # states are carried along in place
-            self.copies += [(at[state], at[final]) for state, _, final in ends[1:]]
+        self.kept = slice(1 + len(plan.ends), 1 + 2 * len(plan.ends) if keep else 0)
+        self.end = self.walk.places.end
+        names = [name for _, name in made]
+        self.forms = [self._form(names, given) for given in (False, True)]
         self.turn = 0 if self.raw else 1  # what was packed last is in the caches
 
-    def _made(self) -> list[tuple[Tensor, int]]:
-        """Name what is made anew on each call, by tensors without memory, and its place.
+    def _form(
+        self, made: list[str], given: bool
+    ) -> "tuple[array[int], Callable[[list[int]], tuple[int, ...]], array[int]]":
+        """Return the struct without addresses, and what puts addresses into their order.
+
+        That takes those of x, the parameters, the initial states if ``given``, what is made, then
+        those that are the same in each call, which come last.
+        """
+        plan, places, cell = self.plan, self.walk.places, self.plan.cell
+        at, struct = places.buffers | {"packed": PACKED}, self._struct(given)
+        known = [at["x"], *(places.matrices[b] for b in cell.bundles)]
+        known += [at[f"bias.{b}"] for b in cell.bundles if plan.bias]
+        known += [at[f"vector.{v}"] for v in cell.vectors]
+        known += [at[start] for _, start, _ in plan.ends] if given else []
+        known += [at[name] for name in made]
+        number = {place: k for k, place in enumerate(known)}
+        if self.ahead:
+            number[at["gx"]] = number[at["a"]]
+        if not self.keep:  # states are carried along in place
+            number |= {at[state]: number[at[final]] for state, _, final in plan.ends[1:]}
+        order = [number.get(p, len(known) + p - PACKED) for p in range(PACKED, self.end)]
+        return struct, itemgetter(*order), struct[PACKED : self.end]
+
+    def _made(self) -> list[tuple[Tensor, str]]:
+        """Name what is made anew on each call, beside tensors like it without memory.
 
         The output, the final states; what is kept: the accumulators, then the states of all steps
         but the first; what only the walk needs.
         """
-        plan, at, layout = self.plan, self.walk.position, self.layout
+        plan, layout = self.plan, self.layout
         H, N, T = plan.units, layout.batch, layout.steps
         final, stream = plan.like(1, N, H), plan.like(T * N, H)
         a = plan.like(T * N, len(plan.step.accumulators) * H)
-        made = [(plan.like(T, N, H), at[plan.ends[0][0]])]
-        made += [(final, at[end]) for _, _, end in plan.ends]
-        made += [(a, at["a"])] if self.keep or self.ahead else []
-        made += [(stream, at[state]) for state, _, _ in plan.ends[1:]] if self.keep else []
-        made += [] if self.raw else [(plan.like(self.walk.packed_size), PACKED)]
+        made = [(plan.like(T, N, H), plan.ends[0][0])]
+        made += [(final, end) for _, _, end in plan.ends]
+        made += [(a, "a")] if self.keep or self.ahead else []
+        made += [(stream, state) for state, _, _ in plan.ends[1:]] if self.keep else []
+        made += [] if self.raw else [(plan.like(self.walk.packed_size), "packed")]
         return made
 
     def _struct(self, given: bool) -> "array[int]":
@@ -129,13 +141,9 @@ class Prepared:
         if self.large:
             for t in made:
                 in_huge_pages(t)
-        struct = self.structs[states is not None][:]
-        for place, address in zip(self.given_places, map(_address, given), strict=False):
-            struct[place] = address
-        for place, address in zip(self.made_places, map(_address, made), strict=True):
-            struct[place] = address
-        for place, source in self.copies:
-            struct[place] = struct[source]
+        form, arrange, fixed = self.forms[states is not None]
+        struct = form[:]
+        struct[PACKED : self.end] = array("q", arrange([*map(_address, (*given, *made)), *fixed]))
         struct[TURN] = self.turn
         if self.raw:
             self.turn ^= 1

@@ -72,13 +72,14 @@ class PreparedBackward:
         self.places = self._places(scratch)
         self.struct = self._struct()
         self.start_names = {f"d{state}" for state in self.states}
-        at = self.walk.position
+        at = self.walk.places.buffers
         fills = [self._fill(at[name], name) for name in at if name in self.places]
-        fills += [self._fill(p, f"w.{b}") for b, p in self.walk.matrix_position.items()]
+        fills += [self._fill(p, f"w.{b}") for b, p in self.walk.places.matrices.items()]
         self.struct_fills = fills
         self.tables: list[array[int]] = []
         self.jobs, self.job_fills = self._list_products()
-        self.dy_field, self.zero_row = at["dy"], array("q", plan.zero_row)
+        self.dy_field, self.dy_strides = at["dy"], self.walk.places.strides["dy"]
+        self.zero_row = plan.zero_row
         self.dstate_fields = [at[f"d{state}"] for state in self.states]
         self.dstate_targets = [self._targets(f"d{state}") for state in self.states]
 
@@ -246,7 +247,9 @@ class PreparedBackward:
             struct[field] = addresses[number] + offset
         dstates = self._state_cotangents(dfinals, struct)
         if dy is None:
-            struct[self.dy_field : self.dy_field + 3] = self.zero_row
+            places = self.dy_field, self.dy_strides, self.dy_strides + 1
+            for place, value in zip(places, self.zero_row, strict=True):
+                struct[place] = value
         packed = in_huge_pages(empty_like(self.like_packed))
         struct[PACKED] = packed.data_ptr()
         self.walk.run(struct, self.share)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cellwright.cpu import jit
 from cellwright.cpu.barrier import barrier_memory
-from cellwright.cpu.frame import BARRIER, HEADER, PACKED, THREADS, matrices, packed_size
+from cellwright.cpu.frame import BARRIER, PACKED, THREADS, Places, matrices, packed_size
 from cellwright.cpu.library import emit_library, library_names
 from cellwright.cpu.memory import in_huge_pages
 from cellwright.cpu.product import MEMORY, SCRATCH, TABLE, emit_products
@@ -145,9 +145,7 @@ class Walk:
         self._table_address = self._table.buffer_info()[0]
         self.names = [b.name for b in program.buffers]
         self.matrices = matrices(program)
-        self.position = {name: HEADER + 3 * k for k, name in enumerate(self.names)}
-        top = HEADER + 3 * len(self.names)
-        self.matrix_position = {name: top + 2 * k for k, name in enumerate(self.matrices)}
+        self.places = Places(self.names, self.matrices)
         self.packed_size = packed_size(program, target.lanes(dtype))
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._team: Team = team(target)
@@ -176,12 +174,13 @@ class Walk:
         last = layout.steps - 1
         struct = [layout.steps, last if reverse else 0, -1 if reverse else 1, layout.batch]
         struct += (_address(layout.starts), _address(layout.counts))
-        struct += (layout.bounds(threads).buffer_info()[0], self._table_address, packed)
-        struct += (int(ahead), threads, 0, 0)
+        struct += (layout.bounds(threads).buffer_info()[0], self._table_address)
+        struct += (int(ahead), threads, 0, 0, packed)
+        struct += [fields[name][0] for name in self.names]
+        struct += [weights[name][0] for name in self.matrices]
         for name in self.names:
-            struct += fields[name]
-        for name in self.matrices:
-            struct += weights[name][:2]
+            struct += fields[name][1:]
+        struct += [weights[name][1] for name in self.matrices]
         return array("q", struct)
 
     def run(self, struct: "array[int]", share: Share) -> None:

@@ -6,6 +6,7 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.nn import Module, Parameter
 from torch.nn.functional import dropout
 from torch.nn.init import constant_, uniform_
@@ -177,7 +178,7 @@ class Recurrent(Module):
     ) -> tuple[Tensor | PackedSequence, Any]:
         """Return the output and the final states; shapes are in the class's description."""
         # The way of a dense batch is kept short: for a single step it is most of what a call costs.
-        if self._repeat is not None and not torch.compiler.is_compiling():
+        if self._repeat is not None and not is_compiling():
             done = self._repeated(self._repeat, input, hx)
             if done is not None:
                 return done
@@ -198,7 +199,7 @@ class Recurrent(Module):
             checks.reject_input(x, self._first_weight(x), self.input_size)
         states = None if hx is None else self._checked(hx, x, (batch,))
         output, finals = self._run(x, states, None)
-        if self._single and not torch.compiler.is_compiling():
+        if self._single and not is_compiling():
             self._remember(x, states)
         if self.batch_first:
             output = output.transpose(0, 1)
