@@ -38,6 +38,7 @@ _functorch_level, _is_wrapped = (
     _functorch.maybe_current_level,
     _functorch.is_functorch_wrapped_tensor,
 )
+_is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
 _forward_ad, _is_autocast = torch.autograd.forward_ad, torch.is_autocast_enabled
 
 
@@ -243,7 +244,11 @@ class _Layer(torch.autograd.Function):
         saved = ctx.saved_tensors
         tensors = saved[: len(needs)]
         if torch.is_grad_enabled():
-            return None, *_differentiable(call, needs, tensors, cotangents)
+            cause = "a gradient that can be differentiated again (create_graph=True) is asked for"
+            return None, *_interpreted(call, needs, tensors, cotangents, cause)
+        if any(g is not None and _is_batched(g) for g in cotangents):
+            cause = "gradients of several cotangents at once (is_grads_batched=True) are asked for"
+            return None, *_interpreted(call, needs, tensors, cotangents, cause)
         out, *inner = saved[len(needs) :]
         return None, *_backward(call, tensors, out, inner, cotangents, needs[0])
 
@@ -281,7 +286,6 @@ class Repeat:
         tensors = [x, *states, *weights.tensors]
         self._forms = [*map(_form, tensors)]
         self._threads = Team.threads()
-        self._states = len(states)
         layout = dense(x.shape[0], x.shape[1])
         self._prepared = prepare(plan, layout, self._threads, keep=False)
         self._call = _Call(plan, layout, None, False, bool(states), [weights.form])
@@ -368,19 +372,23 @@ def _kept(plan: Plan, directions: int, inner: Sequence[Tensor]) -> list[Kept]:
     return found
 
 
-def _differentiable(
+def _interpreted(
     call: _Call,
     needs: Sequence[bool],
     tensors: Sequence[Tensor],
     cotangents: Sequence[Tensor | None],
+    cause: str,
 ) -> list[Tensor | None]:
-    """Return gradients that can be differentiated again: those of the interpreter."""
-    plan = call.plan
-    _warn(plan.cell, "a gradient that can be differentiated again (create_graph=True) is asked for")
+    """Return the interpreter's gradients, which can be differentiated again if grad is enabled."""
+    plan, again = call.plan, torch.is_grad_enabled()
+    _warn(plan.cell, cause)
+    if not again:  # the saved tensors belong to a graph that is not to grow
+        tensors = [t.detach().requires_grad_(n) for t, n in zip(tensors, needs, strict=True)]
     x, states, weights = call.split(tensors)
-    out, finals = interpret_layer(plan.cell, x, states, weights, call.batch_sizes, plan.units)
+    with torch.enable_grad():
+        out, finals = interpret_layer(plan.cell, x, states, weights, call.batch_sizes, plan.units)
     pairs = [(o, g) for o, g in zip((out, *finals), cotangents, strict=True) if g is not None]
     wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
     outputs, given = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=again, allow_unused=True))
     return [next(found) if need else None for need in needs]

@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import cellwright.nn as nn
-from cellwright import autograd
+from cellwright import InterpreterWarning, autograd
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::cellwright.errors.InterpreterWarning"),
@@ -227,3 +227,19 @@ def test_threads_of_python_share_a_module():
         expected = [module(v)[0] for v in xs]
         found = list(pool.map(lambda v: module(v)[0].detach(), xs))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_gradients_of_several_cotangents_at_once(kind: str) -> None:
+    ours, theirs = getattr(nn, kind)(3, 4), getattr(torch.nn, kind)(3, 4)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    cotangents = torch.randn(6, 5, 2, 4)
+    with pytest.warns(InterpreterWarning, match="is_grads_batched"):
+        found = torch.autograd.grad(
+            ours(x)[0], [x, *ours.parameters()], cotangents, is_grads_batched=True
+        )
+    for i, cotangent in enumerate(cotangents):
+        expected = torch.autograd.grad(theirs(x)[0], [x, *theirs.parameters()], cotangent)
+        for several, one in zip(found, expected, strict=True):
+            assert_close(several[i], one)
