@@ -1,9 +1,9 @@
 """What README.md and docs/ show is true: their code runs, and its output is the one shown.
 
 A block of Python may be followed by a `text` block: what it prints. Below a comment
-`<!-- numbers vary -->` numbers, instruction sets and plurals are left out of the comparison; a
-command below `<!-- not run -->` is long or writes what no two machines do: only its verb and its
-options are looked up.
+`<!-- numbers vary -->` numbers, builds of torch, instruction sets and plurals are left out of the
+comparison; a command below `<!-- not run -->` is long or writes what no two machines do: only its
+verb and its options are looked up.
 """
 
 import contextlib
@@ -59,6 +59,7 @@ def blocks(page):
 def masked(text):
     text = re.sub(r"[ ─]+", " ", text)  # columns are as wide as their numbers
     text = re.sub(r" +$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"(PyTorch [\d.]+)\+\w+", r"\1", text)  # which build: cpu, cu130
     text = re.sub(r"\b(avx512|avx2|neon|sse2)\b", "ISA", text)
     return re.sub(r"\d[\d.,]*(e[+-]?\d+)?( threads?\b)?", "#", text)
 
