@@ -39,6 +39,7 @@ STREET = [
 
 APP_STREET = [
     "errors",
+    "lazy",
     "bench",
     "schema",
     "problem",

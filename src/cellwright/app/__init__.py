@@ -4,8 +4,9 @@ The command line is thin over these functions. What each one needs is imported w
 asked for, so that a light verb starts at once.
 """
 
-import importlib as _importlib
 import typing as _typing
+
+from cellwright.app.lazy import lookup as _lookup
 
 if _typing.TYPE_CHECKING:
     from cellwright.app.data.reading import read
@@ -38,8 +39,4 @@ _HOMES = {
     "write_report": "report",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(_importlib.import_module(f"cellwright.app.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = _lookup(__name__, _HOMES)

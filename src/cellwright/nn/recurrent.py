@@ -178,15 +178,24 @@ class Recurrent(Module):
     ) -> tuple[Tensor | PackedSequence, Any]:
         """Return the output and the final states; shapes are in the class's description."""
         # The way of a dense batch is kept short: for a single step it is most of what a call costs.
+        done = None
         if self._repeat is not None and not is_compiling():
             done = self._repeated(self._repeat, input, hx)
-            if done is not None:
-                return done
-        if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx)
-        if not isinstance(input, Tensor) or input.dim() != 3:
-            return self._forward_unbatched(input, hx)
-        x = input.transpose(0, 1) if self.batch_first else input
+        if done is None:
+            if isinstance(input, PackedSequence):
+                return self._forward_packed(input, hx)
+            if not isinstance(input, Tensor) or input.dim() != 3:
+                return self._forward_unbatched(input, hx)
+            done = self._forward_dense(input, hx)
+        output, finals = done
+        if self.batch_first:
+            output = output.transpose(0, 1)
+        return output, finals if self._several else finals[0]
+
+    def _forward_dense(self, x: Tensor, hx: States | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run a batch; the output is (L, N, D · H_out)."""
+        if self.batch_first:
+            x = x.transpose(0, 1)
         length, batch, width = x.shape
         weight = self._parameters.get(self._first_name)
         if (
@@ -198,12 +207,10 @@ class Recurrent(Module):
         ):
             checks.reject_input(x, self._first_weight(x), self.input_size)
         states = None if hx is None else self._checked(hx, x, (batch,))
-        output, finals = self._run(x, states, None)
+        done = self._run(x, states, None)
         if self._single and not is_compiling():
             self._remember(x, states)
-        if self.batch_first:
-            output = output.transpose(0, 1)
-        return output, finals if self._several else finals[0]
+        return done
 
     def _remember(self, x: Tensor, states: Sequence[Tensor] | None) -> None:
         """Be ready for a third call like the last two."""
@@ -216,8 +223,10 @@ class Recurrent(Module):
         """Leave out what points into this process's memory."""
         return self.__dict__ | {"_repeat": None}
 
-    def _repeated(self, repeat: autograd.Repeat, x: Any, hx: Any) -> tuple[Tensor, Any] | None:
-        """Run a call that is as the one before in all but values; None if it is not."""
+    def _repeated(
+        self, repeat: autograd.Repeat, x: Any, hx: Any
+    ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+        """Run a batch as the one before in all but values; None if it is not."""
         states = () if hx is None else hx if self._several else (hx,)
         held: Any = self._parameters
         if type(states) is not tuple or type(x) is not Tensor or x.dim() != 3:
@@ -226,13 +235,7 @@ class Recurrent(Module):
             parameters = [held[name] for name in self._called[0][0][1]]
         except KeyError:  # parametrized, or replaced by a plain attribute
             return None
-        done = repeat(x.transpose(0, 1) if self.batch_first else x, states, parameters)
-        if done is None:
-            return None
-        output, finals = done
-        if self.batch_first:
-            output = output.transpose(0, 1)
-        return output, finals if self._several else finals[0]
+        return repeat(x.transpose(0, 1) if self.batch_first else x, states, parameters)
 
     def _forward_unbatched(self, x: Tensor, hx: States | None) -> tuple[Tensor, Any]:
         """Run one sequence (L, H_in); states are (D · num_layers, H_out)."""

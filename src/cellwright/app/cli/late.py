@@ -5,8 +5,9 @@ modules of the verbs therefore import nothing that needs these; they take it fro
 the functions from `cellwright.app`.
 """
 
-import importlib
 import typing
+
+from cellwright.app.lazy import lookup
 
 if typing.TYPE_CHECKING:
     from cellwright.app.cli.table import table, verdict
@@ -45,8 +46,4 @@ _HOMES = {
     "write_table": "data",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"cellwright.app.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lookup(__name__, _HOMES)
