@@ -41,8 +41,21 @@ class Browser:
         """Run a function's body in the page; return what it returns."""
         return self.driver.execute_script(script, *arguments)
 
+    def switch(self, *, dark: bool) -> None:
+        """Change the scheme of an open page, and wait until the page was told and drawn again.
+
+        Which frame brings the change is the browser's business, so the page is asked, not timed.
+        """
+        self.ask(
+            "const dark = matchMedia('(prefers-color-scheme: dark)');"
+            "window.told = new Promise((done) => dark.addEventListener('change', () => done()));"
+        )
+        self.prefer(dark=dark)
+        self.ask("return window.told")
+        self.settle()
+
     def settle(self) -> None:
-        """Wait until the page was drawn once more: media queries change, and plots redraw, then."""
+        """Wait until the page was drawn once more."""
         self.ask("return new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
 
     def press(self, selector: str, *keys: str) -> None:

@@ -78,8 +78,7 @@ def test_the_scheme_changes_while_the_page_is_open(chrome: Browser, pages: dict[
     chrome.show(pages["forecast"])
     script = "return [...document.querySelectorAll('canvas')].map((one) => one.toDataURL())"
     light = chrome.ask(script)
-    chrome.prefer(dark=True)
-    chrome.settle()
+    chrome.switch(dark=True)
     dark = chrome.ask(script)
     gates = chrome.ask(
         "return [...document.querySelectorAll('canvas')].map((one) => one.closest('figure.panel')"
