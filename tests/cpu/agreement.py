@@ -13,10 +13,10 @@ from tests.cpu.cells import SQUARE
 from tests.tolerance import assert_close
 from torch import Tensor
 
-from cellwright.autograd import Weights, run_layer
+from cellwright.autograd.layer import run_layer
 from cellwright.cells import lstm
 from cellwright.graph.cell import INPUT, Cell
-from cellwright.graph.interpret import interpret_layer
+from cellwright.graph.interpret import Weights, interpret_layer
 
 __all__ = ["FORMS", "Case", "Run", "apply", "compare", "double", "flatten", "make", "normal"]
 __all__ += ["results", "run"]

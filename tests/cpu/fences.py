@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cellwright.cpu import prepared, prepared_backward
+from cellwright.cpu import memory as package
 
 __all__ = ["Fences", "bits", "extent"]
 
@@ -90,8 +90,8 @@ class Fences:
 
         patch.setattr(torch.Tensor, "new_empty", new_empty)
         patch.setattr(torch, "empty", empty)
-        for module in (torch, prepared, prepared_backward):
-            patch.setattr(module, "empty_like", empty_like)
+        patch.setattr(torch, "empty_like", empty_like)
+        patch.setattr(package, "_empty", lambda shape, _, dtype: self.make(shape, dtype))
 
     def _new(
         self, shape: tuple[int, ...], dtype: torch.dtype, make: Callable[..., Tensor], **rest: Any

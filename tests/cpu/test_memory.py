@@ -13,7 +13,7 @@ from tests.cpu.fences import Fences, extent
 from tests.cpu.test_agreement import VIEWS
 
 from cellwright.cells import lstm
-from cellwright.cpu import plan
+from cellwright.cpu import memory, plan
 
 FENCED = ["time first", "two rows, both ways", "one step of one row", "one row", "many rows"]
 FENCED += ["zeros, both ways", "batch first, both ways", "packed, both ways", "no bias"]
@@ -74,6 +74,17 @@ def test_fences_see_a_write_to_what_was_given(fences):
     fences.copy(torch.ones(4)).fill_(2.0)
     with pytest.raises(AssertionError, match="what it was given"):
         fences.check()
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 5), (3, 0, 2), (1, 4, 1)])
+def test_blanks_are_as_torch_makes_them(shape, monkeypatch):
+    for maker in (memory._empty, memory._empty_strided):
+        monkeypatch.setattr(memory, "_empty", maker)
+        for dtype in ("float32", "float64"):
+            (made,) = memory.Blanks(dtype, shape)()
+            expected = torch.empty(shape, dtype=getattr(torch, dtype))
+            assert (made.shape, made.stride()) == (expected.shape, expected.stride())
+            assert (made.dtype, made.device) == (expected.dtype, expected.device)
 
 
 def test_fences_see_what_was_never_written(fences):

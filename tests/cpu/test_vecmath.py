@@ -21,7 +21,8 @@ import torch
 from tests.cpu.fences import bits
 
 import cellwright as cw
-from cellwright.autograd import Weights, run_layer
+from cellwright.autograd.layer import run_layer
+from cellwright.graph.interpret import Weights
 
 INF, NAN = torch.inf, torch.nan
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cellwright.autograd import Weights
 from cellwright.graph.cell import Cell
+from cellwright.graph.interpret import Weights
 
 __all__ = ["torch_layer"]
 

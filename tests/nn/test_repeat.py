@@ -1,28 +1,32 @@
 """Calls that repeat the last one's form take a shorter way: it must notice all that differs."""
 
 import copy
+import gc
 import pickle
 import warnings
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
 from tests.tolerance import assert_close
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import cellwright.nn as nn
 from cellwright import InterpreterWarning
+from cellwright.autograd import guard
 
 KINDS = ("RNN", "LSTM", "GRU")
 
 
 def warmed(
-    kind: str, *, grad: bool = False, **options
+    kind: str, *, grad: bool = False, shape: tuple[int, ...] = (4, 2, 3), **options
 ) -> tuple[nn.Recurrent, torch.nn.Module, Tensor]:
     """A module that is ready for a repeated call, torch's with the same weights, and an input."""
     ours, theirs = getattr(nn, kind)(3, 3, **options), getattr(torch.nn, kind)(3, 3, **options)
     theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(4, 2, 3)
+    x = torch.randn(shape)
     with torch.set_grad_enabled(grad):
         for _ in range(3):
             ours(x)
@@ -128,10 +132,10 @@ def test_what_does_not_fit_is_refused_as_at_first(grad: bool) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layouts_of_the_input(kind: str) -> None:
-    ours, theirs, x = warmed(kind, batch_first=True)
-    spread = torch.randn(4, 2, 6)[..., ::2]
+    ours, theirs, x = warmed(kind, batch_first=True, shape=(1, 5, 3))
+    spread, batch = torch.randn(1, 5, 6)[..., ::2], torch.randn(4, 5, 3)
     with torch.no_grad():
-        for given in (x, x.transpose(0, 1).contiguous().transpose(0, 1), spread):
+        for given in (x, x.transpose(0, 1).contiguous().transpose(0, 1), spread, *[batch] * 4):
             assert_same(ours(given), theirs(given))
 
 
@@ -175,3 +179,126 @@ def test_another_number_of_threads_is_seen() -> None:
                 assert_same(ours(x), theirs(x))
     finally:
         torch.set_num_threads(before)
+
+
+def gradients(module: torch.nn.Module, x: Tensor, hx=None, mode: str = "") -> list[Tensor]:
+    """Results and gradients of a step, of everything that asks for one."""
+    found = flat(module(x, hx))
+    wanted = [t for t in (x, *module.parameters()) if t.requires_grad]
+    loss = sum(t.square().sum() for t in found)
+    if mode == "twice":
+        loss.backward(retain_graph=True, inputs=wanted)
+        for t in wanted:
+            t.grad = None
+    loss.backward(inputs=wanted)
+    made = [t.grad for t in wanted]
+    for t in wanted:
+        t.grad = None
+    return [*found, *made]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["", "twice"])
+def test_gradients_of_repeated_steps(kind: str, mode: str) -> None:
+    ours, theirs, _ = warmed(kind, grad=True)
+    for k in range(6):
+        x = torch.randn(4, 2, 3, requires_grad=k % 4 < 2)
+        for left, right in zip(gradients(ours, x, mode=mode), gradients(theirs, x), strict=True):
+            assert_close(left, right)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_repeated_steps_with_states_and_without_some_cotangents(kind: str) -> None:
+    ours, theirs, x = warmed(kind, grad=True)
+    for k in range(5):
+        states = [torch.randn(1, 2, 3, requires_grad=True) for _ in range(1 + (kind == "LSTM"))]
+        hx = tuple(states) if kind == "LSTM" else states[0]
+        found = []
+        for module in (ours, theirs):
+            result = flat(module(x, hx))[k % 2 :: 2]
+            total = sum(t.sum() for t in result)
+            found.append(torch.autograd.grad(total, [*states, *module.parameters()]))
+        for left, right in zip(*found, strict=True):
+            assert_close(left, right)
+
+
+def test_one_tensor_as_both_states() -> None:
+    ours, theirs, x = warmed("LSTM")
+    with torch.no_grad():
+        for _ in range(4):
+            state = torch.randn(1, 2, 3)
+            assert_same(ours(x, (state, state)), theirs(x, (state, state)))
+
+
+def test_what_changes_before_the_backward_pass_is_refused() -> None:
+    ours, _, x = warmed("GRU", grad=True)
+    for _ in range(2):
+        gradients(ours, x)
+    output, _ = ours(x)
+    ours.double()
+    with pytest.raises(RuntimeError, match="saved for the gradient"):
+        output.sum().backward()
+
+
+def test_saved_tensors_may_be_laid_out_anew() -> None:
+    ours, theirs, x = warmed("LSTM", grad=True)
+    for module in (ours, theirs):
+        gradients(module, x)
+
+    def pack(t: Tensor) -> Tensor:
+        return t.t().contiguous().t() if t.dim() == 2 else t
+
+    for _ in range(3):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            found = gradients(ours, x)
+        for left, right in zip(found, gradients(theirs, x), strict=True):
+            assert_close(left, right)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_modes_of_torch_are_seen() -> None:
+    ours, theirs, x = warmed("GRU")
+    with pytest.warns(InterpreterWarning, match="autocast"), torch.autocast("cpu"):
+        ours(x)
+    with pytest.warns(InterpreterWarning, match=r"torch\.func"):
+        rows = torch.func.vmap(lambda one: ours(one)[0], in_dims=1, out_dims=1)(x[:, :, None])
+    assert_close(rows.squeeze(2), theirs(x)[0])
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.warns(InterpreterWarning, match="forward-mode"):
+            found = ours(dual)[0]
+        assert forward_ad.unpack_dual(found).tangent.abs().max() > 0
+    with pytest.warns(InterpreterWarning, match="trace"):
+        traced = torch.jit.trace(ours, (x,), check_trace=False)
+    assert_same(traced(x + 1), theirs(x + 1))
+    with torch.inference_mode():
+        for _ in range(4):
+            found = ours(x)
+            assert found[0].is_inference()
+            assert_same(found, theirs(x))
+    with torch.no_grad():
+        assert not ours(x)[0].is_inference()
+    assert ours(x)[0].requires_grad
+
+
+def test_without_torchs_check_calls_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_Guards", None)
+    ours, theirs = nn.LSTM(3, 3), torch.nn.LSTM(3, 3)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 2, 3)
+    for _ in range(4):
+        for left, right in zip(gradients(ours, x), gradients(theirs, x), strict=True):
+            assert_close(left, right)
+    assert ours._repeat is None
+
+
+def test_what_is_ready_keeps_no_tensor_alive() -> None:
+    ours, _, _ = warmed("LSTM", grad=True)
+    x = torch.randn(4, 2, 3)
+    for _ in range(4):
+        gradients(ours, x)
+    gone = weakref.ref(x)
+    del x
+    gc.collect()
+    assert gone() is None

@@ -181,16 +181,6 @@ class Plan:
         """The number 1: what a sum over rows is multiplied with."""
         return self.zeros.new_ones(1)
 
-    def like(self, *shape: int) -> Tensor:
-        """Return what ``empty_like`` makes a contiguous tensor of this shape from, quickly.
-
-        It has no memory of its own: it must be neither read nor written.
-        """
-        order = tuple(range(len(shape)))
-        shaped = torch.empty_permuted(shape, order, dtype=self.zeros.dtype, device="cpu")
-        shaped.untyped_storage().resize_(0)
-        return shaped
-
     @cached_property
     def zero_row(self) -> Field:
         """Rows of zeros."""

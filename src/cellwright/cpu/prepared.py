@@ -5,18 +5,27 @@ one in addresses alone, so its struct is prepared once, and only addresses are f
 """
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from torch import Tensor, empty_like
+from torch import Tensor
 
 from cellwright.cpu.frame import PACKED, TURN
-from cellwright.cpu.memory import HUGE_FROM, in_huge_pages
+from cellwright.cpu.memory import Blanks
 from cellwright.cpu.plan import Plan, projects_first, share_of
 from cellwright.cpu.walks import Field, Layout, Walk
 
-__all__ = ["MISSING", "Prepared", "matrix_fields", "plain", "prepare", "reads_raw", "remember"]
+__all__ = [
+    "MISSING",
+    "Prepared",
+    "matrix_fields",
+    "no_gaps",
+    "plain",
+    "prepare",
+    "reads_raw",
+    "remember",
+]
 
 _RAW_BATCH = 2
 """A single step of up to so many rows reads the weights as they lie: packing would cost more."""
@@ -28,6 +37,11 @@ _address = Tensor.data_ptr
 _has_no_gaps = Tensor.is_contiguous
 MISSING: Any = object()
 """Stands for a call that was not prepared yet; None for one that cannot be."""
+
+
+def no_gaps(tensors: Iterable[Tensor]) -> bool:
+    """Whether all are contiguous, as a prepared call takes them."""
+    return all(map(_has_no_gaps, tensors))
 
 
 def reads_raw(layout: Layout) -> bool:
@@ -60,8 +74,7 @@ class Prepared:
         self.share = share_of(plan, layout)
         self.ahead = not self.raw and projects_first(plan, layout, self.share)
         made = self._made()
-        self.likes = [like for like, _ in made]
-        self.large = any(like.numel() * plan.item >= HUGE_FROM for like in self.likes)
+        self.blanks = Blanks(plan.dtype, *(shape for shape, _ in made))
         self.kept = slice(1 + len(plan.ends), 1 + 2 * len(plan.ends) if keep else 0)
         self.end = self.walk.places.end
         names = [name for _, name in made]
@@ -91,21 +104,21 @@ class Prepared:
         order = [number.get(p, len(known) + p - PACKED) for p in range(PACKED, self.end)]
         return struct, itemgetter(*order), struct[PACKED : self.end]
 
-    def _made(self) -> list[tuple[Tensor, str]]:
-        """Name what is made anew on each call, beside tensors like it without memory.
+    def _made(self) -> list[tuple[tuple[int, ...], str]]:
+        """Return the shape and the name of what is made anew on each call.
 
         The output, the final states; what is kept: the accumulators, then the states of all steps
         but the first; what only the walk needs.
         """
         plan, layout = self.plan, self.layout
         H, N, T = plan.units, layout.batch, layout.steps
-        final, stream = plan.like(1, N, H), plan.like(T * N, H)
-        a = plan.like(T * N, len(plan.step.accumulators) * H)
-        made = [(plan.like(T, N, H), plan.ends[0][0])]
-        made += [(final, end) for _, _, end in plan.ends]
-        made += [(a, "a")] if self.keep or self.ahead else []
-        made += [(stream, state) for state, _, _ in plan.ends[1:]] if self.keep else []
-        made += [] if self.raw else [(plan.like(self.walk.packed_size), "packed")]
+        rows = T * N
+        made: list[tuple[tuple[int, ...], str]] = [((T, N, H), plan.ends[0][0])]
+        made += [((1, N, H), end) for _, _, end in plan.ends]
+        if self.keep or self.ahead:
+            made.append(((rows, len(plan.step.accumulators) * H), "a"))
+        made += [((rows, H), state) for state, _, _ in plan.ends[1:]] if self.keep else []
+        made += [] if self.raw else [((self.walk.packed_size,), "packed")]
         return made
 
     def _struct(self, given: bool) -> "array[int]":
@@ -131,19 +144,19 @@ class Prepared:
         return walk.struct(layout, False, self.share.threads, fields, matrices, packed, self.ahead)
 
     def __call__(
-        self, x: Tensor, states: Sequence[Tensor] | None, parameters: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]] | None:
-        """Return the output, the final states and what is kept; None if a tensor has gaps."""
-        given = (x, *parameters) if states is None else (x, *parameters, *states)
-        if not all(map(_has_no_gaps, given)):
-            return None
-        made = [*map(empty_like, self.likes)]
-        if self.large:
-            for t in made:
-                in_huge_pages(t)
-        form, arrange, fixed = self.forms[states is not None]
+        self, given: Sequence[Tensor], stated: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
+        """Return the output, the final states and what is kept.
+
+        Args:
+            given: x, the parameters, and the initial states if ``stated``; all without gaps.
+            stated: whether there are initial states.
+        """
+        made = self.blanks()
+        form, arrange, fixed = self.forms[stated]
         struct = form[:]
-        struct[PACKED : self.end] = array("q", arrange([*map(_address, (*given, *made)), *fixed]))
+        addresses = [*map(_address, given), *map(_address, made), *fixed]
+        struct[PACKED : self.end] = array("q", arrange(addresses))
         struct[TURN] = self.turn
         if self.raw:
             self.turn ^= 1

@@ -8,10 +8,10 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import Tensor, contiguous_format, empty_like, zeros_like
+from torch import Tensor, contiguous_format
 
 from cellwright.cpu.frame import PACKED, SUM_ROWS
-from cellwright.cpu.memory import in_huge_pages
+from cellwright.cpu.memory import Blanks
 from cellwright.cpu.plan import Plan, share_of
 from cellwright.cpu.prepared import MISSING, matrix_fields, plain, remember
 from cellwright.cpu.product import HEADER
@@ -64,11 +64,14 @@ class PreparedBackward:
         H, N, rows = plan.units, layout.batch, layout.rows
         self.width = len(plan.step.accumulators) * H
         self.states = [state for state, _, _ in plan.ends]
-        self.like_a = plan.like(rows, self.width)
-        self.like_dx = plan.like(layout.steps, N, plan.inputs)
-        self.like_state, self.like_packed = plan.like(1, N, H), plan.like(self.walk.packed_size)
         scratch = self._scratch()
-        self.like_scratch = plan.like(sum(size for _, size in scratch))
+        self.writes_x = want_x or plan.reads_input
+        dx = [(layout.steps, N, plan.inputs)] if self.writes_x else []
+        self.new_scratch = Blanks(plan.dtype, (sum(size for _, size in scratch),), *dx)
+        self.new_da = Blanks(plan.dtype, (rows, self.width))
+        self.new_state = Blanks(plan.dtype, (1, N, H))
+        self.new_packed = Blanks(plan.dtype, (self.walk.packed_size,))
+        self.new_gradients = Blanks(plan.dtype, *plan.shapes)
         self.places = self._places(scratch)
         self.struct = self._struct()
         self.start_names = {f"d{state}" for state in self.states}
@@ -98,19 +101,22 @@ class PreparedBackward:
 
     def _places(self, scratch: list[tuple[str, int]]) -> dict[str, tuple[int, int]]:
         """Say for each name which of the addresses of a call it is at, and how far from there."""
-        cell, bias = self.plan.cell, self.plan.bias
-        names = ["scratch", "x", "a", "da", "dy", "dx", "one", *self.states]
+        names = ["scratch", "a", "da", "dy", "dx", "one", *self.states, "x"]
+        names += self._parameters("w.", "b.", "vector.")
         names += [start for _, start, _ in self.plan.ends] if self.given else []
-        for weight, b, vector in (("w.", "b.", "vector."), ("g.", "gb.", "gv.")):
-            names += [weight + bundle for bundle in cell.bundles]
-            names += [b + bundle for bundle in cell.bundles if bias]
-            names += [vector + v for v in cell.vectors]
+        names += self._parameters("g.", "gb.", "gv.")
         places = {name: (k, 0) for k, name in enumerate(names)}
         offset = 0
         for name, size in scratch:
             places[name] = (0, offset)
             offset += size
         return places
+
+    def _parameters(self, weight: str, bias: str, vector: str) -> list[str]:
+        """Name the parameters, or what belongs to each of them, in their order."""
+        cell = self.plan.cell
+        biases = [bias + bundle for bundle in cell.bundles if self.plan.bias]
+        return [*(weight + b for b in cell.bundles), *biases, *(vector + v for v in cell.vectors)]
 
     def _struct(self) -> "array[int]":
         plan, walk, H, N = self.plan, self.walk, self.plan.units, self.layout.batch
@@ -207,41 +213,32 @@ class PreparedBackward:
 
     def __call__(
         self,
-        x: Tensor,
-        states: Sequence[Tensor] | None,
-        parameters: Sequence[Tensor],
+        tensors: Sequence[Tensor],
         out: Tensor,
         kept: Sequence[Tensor],
         cotangents: Sequence[Tensor | None],
         last: bool,
-    ) -> list[Tensor | None] | None:
-        """Return the gradients of x, the initial states and the parameters; None if any has gaps.
+    ) -> list[Tensor | None]:
+        """Return the gradients of x, the parameters and, if they were given, the initial states.
 
         Args:
-            x: the input (L, N, H_in).
-            states: the initial states (1, N, H_out), or None.
-            parameters: weights, biases and vectors.
+            tensors: x (L, N, H_in), the parameters, the initial states (1, N, H_out) if given. They
+                and what follows have no gaps.
             out: the forward call's output.
             kept: what it kept: the accumulators, then all states but the first.
             cotangents: of the output and of the final states; None is 0.
             last: whether ``kept`` is not needed again, so that its memory may be written over.
         """
-        for t in (x, out, *kept, *(states or ()), *parameters):
-            if not t.is_contiguous():
-                return None
         dy, *dfinals = cotangents
         if dy is not None:
             dy = dy.contiguous()
         a, *streams = kept
-        da = a if last else in_huge_pages(empty_like(self.like_a))
-        dx = (
-            in_huge_pages(empty_like(self.like_dx))
-            if self.want_x or self.plan.reads_input
-            else None
-        )
-        scratch = zeros_like(self.like_scratch)
-        owned = (scratch, x, a, da, dy, dx, self.plan.one, out, *streams, *(states or ()))
-        addresses = [0 if t is None else t.data_ptr() for t in (*owned, *parameters)]
+        da = a if last else self.new_da()[0]
+        scratch, *made = self.new_scratch()
+        scratch.zero_()
+        dx = made[0] if made else None
+        owned = (scratch, a, da, dy, dx, self.plan.one, out, *streams, *tensors)
+        addresses = [0 if t is None else t.data_ptr() for t in owned]
         struct = self.struct[:]
         for field, number, offset in self.struct_fills:
             struct[field] = addresses[number] + offset
@@ -250,15 +247,14 @@ class PreparedBackward:
             places = self.dy_field, self.dy_strides, self.dy_strides + 1
             for place, value in zip(places, self.zero_row, strict=True):
                 struct[place] = value
-        packed = in_huge_pages(empty_like(self.like_packed))
-        struct[PACKED] = packed.data_ptr()
+        packed = self.new_packed()
+        struct[PACKED] = packed[0].data_ptr()
         self.walk.run(struct, self.share)
         del packed  # before more is made: it may be as large
-        gradients = [empty_like(t) for t in parameters]
+        gradients = self.new_gradients()
         addresses += [g.data_ptr() for g in gradients]
         self._multiply(addresses, struct)
-        del scratch
-        return [dx if self.want_x else None, *(dstates if self.given else ()), *gradients]
+        return [dx if self.want_x else None, *gradients, *(dstates if self.given else ())]
 
     def _multiply(self, addresses: list[int], struct: "array[int]") -> None:
         """Run the products, on the states' gradients that the walk was given."""
@@ -279,7 +275,7 @@ class PreparedBackward:
             if g is None and not self.given:
                 continue  # zeros that nobody asks for again: in the scratch memory
             if g is None:
-                made.append(zeros_like(self.like_state))
+                made.append(self.new_state()[0].zero_())
             else:
                 made.append(g.clone(memory_format=contiguous_format))
             struct[field] = made[-1].data_ptr()

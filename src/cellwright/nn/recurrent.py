@@ -12,7 +12,8 @@ from torch.nn.functional import dropout
 from torch.nn.init import constant_, uniform_
 from torch.nn.utils.rnn import PackedSequence
 
-from cellwright import autograd
+from cellwright.autograd import layer as layers
+from cellwright.autograd.repeat import Repeat, repeat
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights
 from cellwright.nn import checks
@@ -77,7 +78,7 @@ class Recurrent(Module):
         AttributeError: the input or a state is no tensor.
     """
 
-    _repeat: autograd.Repeat | None = None
+    _repeat: Repeat | None = None
     _seen: torch.Size | None = None
 
     def __init__(
@@ -216,16 +217,14 @@ class Recurrent(Module):
         """Be ready for a third call like the last two."""
         if x.shape == self._seen:
             weights, given = self._weights(0)[0], tuple(states or ())
-            self._repeat = autograd.repeat(self.cell, x, given, weights, self.hidden_size)
+            self._repeat = repeat(self.cell, x, given, weights, self.hidden_size)
         self._seen = x.shape
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what points into this process's memory."""
         return self.__dict__ | {"_repeat": None}
 
-    def _repeated(
-        self, repeat: autograd.Repeat, x: Any, hx: Any
-    ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+    def _repeated(self, again: Repeat, x: Any, hx: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Run a batch as the one before in all but values; None if it is not."""
         states = () if hx is None else hx if self._several else (hx,)
         held: Any = self._parameters
@@ -235,7 +234,7 @@ class Recurrent(Module):
             parameters = [held[name] for name in self._called[0][0][1]]
         except KeyError:  # parametrized, or replaced by a plain attribute
             return None
-        return repeat(x.transpose(0, 1) if self.batch_first else x, states, parameters)
+        return again(x.transpose(0, 1) if self.batch_first else x, *parameters, *states)
 
     def _forward_unbatched(self, x: Tensor, hx: States | None) -> tuple[Tensor, Any]:
         """Run one sequence (L, H_in); states are (D · num_layers, H_out)."""
@@ -291,7 +290,7 @@ class Recurrent(Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run all layers over x (L, N, H_in), or packed (sum, H_in)."""
         if self.num_layers == 1:
-            return autograd.run_layer(
+            return layers.run_layer(
                 self.cell, x, states, self._weights(0), batch_sizes, self.hidden_size
             )
         parts = [state.chunk(self.num_layers) for state in states or ()]
@@ -301,7 +300,7 @@ class Recurrent(Module):
                 # masks are drawn in the order of memory: time first gives the masks of torch
                 x = dropout(x.contiguous(), self.dropout, training=True)
             own = None if states is None else [part[layer] for part in parts]
-            x, final = autograd.run_layer(
+            x, final = layers.run_layer(
                 self.cell, x, own, self._weights(layer), batch_sizes, self.hidden_size
             )
             finals.append(final)

@@ -1,0 +1,160 @@
+"""The torch operation: a layer, forward and backward, on a kernel or on the interpreter."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cellwright.autograd.gradient import Call, contiguous_rows, differentiate, warn
+from cellwright.autograd.obstacle import DTYPE_NAMES, obstacle
+from cellwright.cpu.forward import forward_layer
+from cellwright.cpu.plan import Plan, Rows, plan_of
+from cellwright.cpu.prepared import no_gaps, prepare
+from cellwright.cpu.team import Team
+from cellwright.cpu.walks import Layout, dense
+from cellwright.errors import CompileError
+from cellwright.graph.cell import Cell
+from cellwright.graph.interpret import Weights, interpret_layer
+
+__all__ = ["function", "plan_for", "run_layer"]
+
+
+def run_layer(
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+    batch_sizes: list[int] | None,
+    hidden_size: int,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a layer over a sequence, in D directions, compiled where that is possible.
+
+    Takes and returns what :func:`cellwright.graph.interpret.interpret_layer` does; where no kernel
+    can do the work, that does it, with one warning that names the cause.
+    """
+    cause = obstacle(x, weights, states or ())
+    if cause is None:
+        try:
+            plan = plan_for(cell, x, weights, hidden_size)
+            if plan is not None:
+                return _compiled(plan, x, states, weights, batch_sizes)
+            cause = "the parameters differ in dtype, device or shape from what the input asks for"
+        except CompileError as error:
+            cause = str(error)
+    result = interpret_layer(cell, x, states, weights, batch_sizes, hidden_size)
+    if not torch.compiler.is_compiling():
+        warn(cell, cause)
+    return result
+
+
+def plan_for(cell: Cell, x: Tensor, weights: Sequence[Weights], hidden_size: int) -> Plan | None:
+    """Return the plan of a layer, or None if its parameters do not fit the input.
+
+    A kernel reads memory by address, so nothing that does not fit may ever reach it.
+    """
+    dtype = x.dtype
+    plan = plan_of(cell, x.shape[-1], hidden_size, DTYPE_NAMES[dtype], bool(weights[0].form.biases))
+    shapes = plan.shapes
+    for w in weights:
+        if len(w.tensors) != len(shapes):
+            return None
+        for t, shape in zip(w.tensors, shapes):  # noqa: B905  # lengths are equal by now
+            if t.shape != shape or t.dtype is not dtype or not t.is_cpu:
+                return None
+    return plan
+
+
+def _compiled(
+    plan: Plan,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+    batch_sizes: list[int] | None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    layout = _layout(x, batch_sizes)
+    if torch.is_grad_enabled():
+        tensors = [x]
+        for w in weights:
+            tensors += w.tensors
+        tensors += states or ()
+        if _differentiates(tensors):
+            forms = [w.form for w in weights]
+            batch_first = Rows(x, layout).batch_first
+            call = Call(plan, layout, batch_sizes, batch_first, states is not None, forms)
+            out, *finals = _apply(call, *tensors)
+            return out, tuple(finals)
+    out, ends, _ = _forward(plan, layout, x, states, weights, keep=False)
+    return out, ends
+
+
+def _forward(
+    plan: Plan,
+    layout: Layout,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+    keep: bool,
+) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
+    """Run the forward walks, the short way where that is open; also return what is kept."""
+    if layout.counts is None and len(weights) == 1:
+        short = prepare(plan, layout, Team.threads(), keep)
+        tensors = (x, *weights[0].tensors, *(states or ()))
+        if short is not None and no_gaps(tensors):
+            return short(tensors, states is not None)
+    out, finals, kept = forward_layer(plan, layout, *contiguous_rows(x, states, weights), keep)
+    if not keep:
+        return out, finals, []
+    inner = [t for k in kept for t in (k.accumulators, *k.states, *k.expressions)]
+    return out, finals, [t for t in inner if t is not None]
+
+
+def _layout(x: Tensor, batch_sizes: list[int] | None) -> Layout:
+    if batch_sizes is None:
+        return dense(x.shape[0], x.shape[1])
+    falling = all(a >= b for a, b in pairwise(batch_sizes)) and batch_sizes[-1] > 0
+    if not falling or sum(batch_sizes) != x.shape[0]:  # a kernel would read what is not there
+        raise RuntimeError(
+            "expected a packed sequence whose batch_sizes fall, stay above 0 and add up to the "
+            f"{x.shape[0]} rows of its data, got {batch_sizes}; pack_padded_sequence makes one"
+        )
+    return Layout(len(batch_sizes), batch_sizes[0], batch_sizes)
+
+
+def _differentiates(tensors: Sequence[Tensor]) -> bool:
+    """Whether anything that goes in asks for a gradient."""
+    for t in tensors:  # noqa: SIM110  # any() would take as long again
+        if t.requires_grad:
+            return True
+    return False
+
+
+class _Layer(torch.autograd.Function):
+    """A layer whose backward pass is the derived walk."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
+        out, finals, inner = _forward(call.plan, call.layout, *call.split(tensors), keep=True)
+        ctx.call = call
+        ctx.save_for_backward(*tensors, out, *inner)
+        ctx.set_materialize_grads(False)
+        return out, *finals
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+        needs = ctx.needs_input_grad[1:]
+        return None, *differentiate(ctx.call, needs, ctx.saved_tensors, cotangents)
+
+
+def function(kind: type[torch.autograd.Function]) -> Callable[..., tuple[Tensor, ...]]:
+    """Return what ``kind.apply`` calls in the end.
+
+    What comes before is for torch.func, an obstacle here.
+    """
+    parent: Any = super(torch.autograd.Function, kind)
+    applied: Callable[..., tuple[Tensor, ...]] = parent.apply
+    return applied
+
+
+_apply = function(_Layer)

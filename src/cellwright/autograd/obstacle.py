@@ -1,0 +1,73 @@
+"""What keeps a call from a kernel."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from cellwright.cpu.target import DTYPES
+from cellwright.graph.interpret import Weights
+
+__all__ = ["DTYPE_NAMES", "backward_obstacle", "forward_derivatives", "obstacle"]
+
+DTYPE_NAMES = {getattr(torch, name): name for name in DTYPES}
+"""What kernels call a dtype."""
+_functorch = torch._C._functorch
+_PLAIN = {Tensor, torch.nn.Parameter}
+_negated = Tensor.is_neg
+_is_compiling, _tracing_state = torch.compiler.is_compiling, torch._C._get_tracing_state
+_functorch_level, _is_wrapped = (
+    _functorch.maybe_current_level,
+    _functorch.is_functorch_wrapped_tensor,
+)
+_is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+_forward_ad, _is_autocast = torch.autograd.forward_ad, torch.is_autocast_enabled
+
+
+def obstacle(x: Tensor, weights: Sequence[Weights], states: Sequence[Tensor] = ()) -> str | None:
+    """Return why no kernel can take this call, or None."""
+    if weights[0].form.projects:
+        return "kernels for projected states (proj_size) do not exist yet"
+    if x.dtype not in DTYPE_NAMES:
+        return f"kernels take float32 and float64, not {x.dtype}".replace("torch.", "")
+    if not x.is_cpu:
+        return f"kernels run on the CPU, and the input is on {x.device}"
+    cause = _transformation(x)
+    if cause is not None:
+        return cause
+    tensors = (x, *states)
+    for kinds in (map(type, tensors), *(map(type, w.tensors) for w in weights)):
+        if not _PLAIN.issuperset(kinds):
+            return "a subclass of Tensor need not have memory that a kernel can read"
+    if any(map(_negated, tensors)):
+        return "the sign of a tensor is yet to be changed; resolve_neg() makes it a plain one"
+    return None
+
+
+def _transformation(x: Tensor) -> str | None:
+    """Return what torch makes of the layer's operations other than to run them, or None."""
+    if _is_compiling():
+        return "torch.compile traces the layer as torch operations"
+    if _tracing_state() is not None:
+        return "torch.jit.trace records the layer as torch operations"
+    if _functorch_level() is not None or _is_wrapped(x):
+        return "torch.func transforms the layer"
+    if forward_derivatives():
+        return "forward-mode derivatives are asked for"
+    if _is_autocast("cpu"):
+        return "autocast chooses the dtype of each product"
+    return None
+
+
+def forward_derivatives() -> bool:
+    """Whether forward-mode derivatives are asked for."""
+    return _forward_ad._current_level >= 0
+
+
+def backward_obstacle(cotangents: Sequence[Tensor | None]) -> str | None:
+    """Return why no kernel can take this backward pass, or None."""
+    if torch.is_grad_enabled():
+        return "a gradient that can be differentiated again (create_graph=True) is asked for"
+    if any(g is not None and _is_batched(g) for g in cotangents):
+        return "gradients of several cotangents at once (is_grads_batched=True) are asked for"
+    return None
