@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from cellwright.autograd.layer import plan_for
 from cellwright.autograd.obstacle import obstacle
+from cellwright.autograd.operation import plan_for
 from cellwright.cpu.plan import Plan, projects_first, share_of
 from cellwright.cpu.prepared import reads_raw
 from cellwright.cpu.rates import matrix_rate, read_rate

@@ -13,7 +13,7 @@ from tests.cpu.cells import SQUARE
 from tests.tolerance import assert_close
 from torch import Tensor
 
-from cellwright.autograd.layer import run_layer
+from cellwright.autograd.operation import run_layer
 from cellwright.cells import lstm
 from cellwright.graph.cell import INPUT, Cell
 from cellwright.graph.interpret import Weights, interpret_layer

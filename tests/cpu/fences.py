@@ -88,10 +88,15 @@ class Fences:
             twin = self._empty_like(t)
             return self.make((twin.numel(),), t.dtype).as_strided(twin.shape, twin.stride())
 
+        def empty_strided(
+            shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
+        ) -> Tensor:
+            return self.make((torch.Size(shape).numel(),), dtype).as_strided(shape, strides)
+
         patch.setattr(torch.Tensor, "new_empty", new_empty)
         patch.setattr(torch, "empty", empty)
         patch.setattr(torch, "empty_like", empty_like)
-        patch.setattr(package, "_empty", lambda shape, _, dtype: self.make(shape, dtype))
+        patch.setattr(package, "_empty", empty_strided)
 
     def _new(
         self, shape: tuple[int, ...], dtype: torch.dtype, make: Callable[..., Tensor], **rest: Any

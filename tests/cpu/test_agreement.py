@@ -5,7 +5,7 @@ import torch
 from tests.cpu.agreement import FORMS, apply, compare, flatten, make, run
 from tests.cpu.cells import BUNDLED, CELLS, COPYING, WRITTEN
 
-from cellwright.autograd.layer import run_layer
+from cellwright.autograd.operation import run_layer
 from cellwright.cells import gru, lstm
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

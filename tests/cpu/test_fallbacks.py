@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 import cellwright.nn as nn
 from cellwright import CompileError, InterpreterWarning
-from cellwright.autograd.layer import run_layer
 from cellwright.autograd.obstacle import obstacle
+from cellwright.autograd.operation import run_layer
 from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.cpu import jit, plan, target
 from cellwright.graph.interpret import Weights, interpret_layer

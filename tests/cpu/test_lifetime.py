@@ -37,12 +37,15 @@ def test_parameters_changed_before_the_backward_pass_are_refused():
         out.sum().backward()
 
 
-def test_a_hook_may_lay_out_saved_tensors_anew():
-    module = nn.LSTM(3, 5)
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
+def test_a_hook_may_lay_out_saved_tensors_anew(cell, spread):
+    module = cell(3, 5)
     expected, found = [], []
     for gradients, pack in ((expected, lambda t: t), (found, lambda t: t.detach().contiguous())):
         torch.manual_seed(3)
-        x = torch.randn(2, 6, 3).transpose(0, 1)
+        x = torch.randn(2, 6, 6)[..., ::2] if spread else torch.randn(2, 6, 3)
+        x = x.transpose(0, 1)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             out, _ = module(x)
         gradients.extend(torch.autograd.grad(out.square().sum(), list(module.parameters())))

@@ -9,7 +9,7 @@ from tests.cpu.agreement import apply, compare, flatten, make, results
 from tests.cpu.cells import BUNDLED, CELLS
 from tests.tolerance import assert_close
 
-from cellwright.autograd.layer import run_layer
+from cellwright.autograd.operation import run_layer
 from cellwright.cells import gru, lstm
 from cellwright.graph.interpret import interpret_layer
 

@@ -10,7 +10,7 @@ import pytest
 from tests.cpu.agreement import FORMS, compare, make
 from tests.cpu.cells import CELLS
 
-from cellwright.autograd.layer import run_layer
+from cellwright.autograd.operation import run_layer
 from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.cpu import jit, plan, vecmath
 from cellwright.graph import derive, schedule

@@ -20,7 +20,7 @@ from tests.cpu.cells import BUNDLED
 from tests.cpu.torch_layers import torch_layer
 from tests.tolerance import assert_close
 
-from cellwright.autograd.layer import run_layer
+from cellwright.autograd.operation import run_layer
 from cellwright.graph.interpret import interpret_layer
 
 each_cell = pytest.mark.parametrize("cell", BUNDLED, ids=lambda c: c.name)

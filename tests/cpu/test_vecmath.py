@@ -21,7 +21,7 @@ import torch
 from tests.cpu.fences import bits
 
 import cellwright as cw
-from cellwright.autograd.layer import run_layer
+from cellwright.autograd.operation import run_layer
 from cellwright.graph.interpret import Weights
 
 INF, NAN = torch.inf, torch.nan

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cellwright.autograd import layer
+from cellwright.autograd import operation
 from cellwright.graph.interpret import interpret_layer
 
 ENGINES = [
@@ -16,5 +16,5 @@ def dtype(request, monkeypatch):
     """The dtype of a test; in float64 it runs twice: as a user would, and on the interpreter."""
     engine, dtype = request.param
     if engine == "interpreter":
-        monkeypatch.setattr(layer, "run_layer", interpret_layer)
+        monkeypatch.setattr(operation, "run_layer", interpret_layer)
     return dtype

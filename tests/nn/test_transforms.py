@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import cellwright.nn as nn
 from cellwright import InterpreterWarning
-from cellwright.autograd import layer
+from cellwright.autograd import operation
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::cellwright.errors.InterpreterWarning"),
@@ -208,13 +208,13 @@ def test_a_parameter_replaced_by_an_attribute(modules, x, name):
 
 def test_every_layer_is_asked_of_the_one_function(monkeypatch):
     calls = []
-    run = layer.run_layer
+    run = operation.run_layer
 
     def recorded(cell, x, states, weights, batch_sizes, hidden_size):
         calls.append((cell.name, tuple(x.shape), len(weights), hidden_size))
         return run(cell, x, states, weights, batch_sizes, hidden_size)
 
-    monkeypatch.setattr(layer, "run_layer", recorded)
+    monkeypatch.setattr(operation, "run_layer", recorded)
     nn.GRU(3, 5, 2, bidirectional=True)(torch.randn(4, 2, 3))
     assert calls == [("gru", (4, 2, 3), 2, 5), ("gru", (4, 2, 10), 2, 5)]
 

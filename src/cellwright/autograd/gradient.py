@@ -13,7 +13,6 @@ from cellwright.cpu.plan import Kept, Plan, Rows
 from cellwright.cpu.prepared import no_gaps
 from cellwright.cpu.prepared_backward import prepare_backward
 from cellwright.cpu.team import Team
-from cellwright.cpu.walks import Layout
 from cellwright.errors import InterpreterWarning
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Form, Weights, interpret_layer
@@ -30,9 +29,8 @@ class Call(NamedTuple):
     """What a call of a layer is besides its tensors: x, all parameters, then the initial states."""
 
     plan: Plan
-    layout: Layout
+    rows: Rows  # the order of rows in what the forward pass keeps
     batch_sizes: list[int] | None
-    batch_first: bool  # the order of rows in what the forward pass keeps
     given: bool  # whether there are initial states
     forms: list[Form]  # of each direction
 
@@ -95,20 +93,23 @@ def _backward(
     want_x: bool,
 ) -> Sequence[Tensor | None]:
     """Run the backward walks, the short way where that is open; gradients as ``tensors`` are."""
-    plan, layout, last = call.plan, call.layout, not keeps_graph()
+    plan, rows, last = call.plan, call.rows, not keeps_graph()
     x, states, weights = call.split(tensors)
     _check_saved(call, x, weights, (*tensors, out, *inner))
     cotangents = without_zeros(cotangents)
-    if layout.counts is None and len(weights) == 1 and not call.batch_first:
-        short = prepare_backward(plan, layout, Team.threads(), call.given, want_x)
-        if short is not None and no_gaps((*tensors, out, *inner)):
+    if rows.layout.counts is None:
+        short = prepare_backward(plan, rows, len(weights), Team.threads(), call.given, want_x)
+        in_order = rows.in_order(x) and rows.in_order(out)
+        if short is not None and in_order and no_gaps((*tensors[1:], *inner)):
             return short(tensors, out, inner, cotangents, last)
-    if layout.counts is None and Rows(x, layout).batch_first != call.batch_first:
-        x = x.transpose(0, 1).contiguous().transpose(0, 1) if call.batch_first else x.contiguous()
+        if Rows(x, rows.layout).batch_first != rows.batch_first:
+            x = rows.put_in_order(x)
     x, states, ready = contiguous_rows(x, states, weights)
     kept = _kept(plan, len(weights), [t.contiguous() for t in inner])
     dy, *dfinals = cotangents
-    found = backward_layer(plan, layout, x, states, ready, out, kept, dy, dfinals, want_x, last)
+    found = backward_layer(
+        plan, rows.layout, x, states, ready, out, kept, dy, dfinals, want_x, last
+    )
     parameters = [t for w in found.weights for t in w.tensors]
     return [found.x, *parameters, *(found.states if call.given else ())]
 
@@ -122,7 +123,7 @@ def _check_saved(
     call: Call, x: Tensor, weights: Sequence[Weights], saved: Sequence[Tensor]
 ) -> None:
     """Refuse what no longer is as the forward pass saw it: a kernel reads memory by address."""
-    plan, rows = call.plan, call.layout.rows
+    plan, rows = call.plan, call.rows.layout.rows
     dtype = saved[-1].dtype  # of what the forward pass made
     fits = x.numel() == rows * plan.inputs and DTYPE_NAMES.get(dtype) == plan.dtype
     for w in weights:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from cellwright.autograd.gradient import Call, differentiate, keeps_graph, without_zeros
 from cellwright.autograd.guard import Guard, guard
-from cellwright.autograd.layer import function, plan_for
 from cellwright.autograd.obstacle import backward_obstacle, forward_derivatives, obstacle
+from cellwright.autograd.operation import function, plan_for
+from cellwright.cpu.plan import Rows
 from cellwright.cpu.prepared import Prepared, no_gaps, prepare
 from cellwright.cpu.prepared_backward import prepare_backward
 from cellwright.cpu.team import Team
@@ -26,39 +27,47 @@ __all__ = ["Repeat", "repeat"]
 
 
 def repeat(
-    cell: Cell, x: Tensor, states: tuple[Tensor, ...], weights: Weights, hidden_size: int
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Weights],
+    hidden_size: int,
 ) -> "Repeat | None":
     """Return what takes further calls like this one, or None if they have no short way.
 
     Args:
         cell: the cell.
         x: the input (L, N, H_in).
-        states: the initial states, or ().
-        weights: of the one direction.
+        states: the initial states (D, N, H_out), or ().
+        weights: of each direction.
         hidden_size: H_out.
     """
-    tensors = (x, *weights.tensors, *states)
-    if obstacle(x, [weights], states) is not None or not no_gaps(tensors):
+    if obstacle(x, weights, states) is not None:
         return None
-    alike, plan = guard(tensors), plan_for(cell, x, [weights], hidden_size)
+    rows = Rows(x, dense(x.shape[0], x.shape[1]))
+    tensors = [x, *(t for w in weights for t in w.tensors), *states]
+    if not (rows.in_order(x) and no_gaps(tensors[1:])):
+        return None
+    alike, plan = guard(tensors), plan_for(cell, x, weights, hidden_size)
     if alike is None or plan is None:
         return None
-    layout, threads = dense(x.shape[0], x.shape[1]), Team.threads()
+    threads = Team.threads()
     try:
-        plain, keeping = (prepare(plan, layout, threads, keep) for keep in (False, True))
+        plain, keeping = (prepare(plan, rows, len(weights), threads, k) for k in (False, True))
     except CompileError:
         return None  # of which the call itself has warned
     if plain is None or keeping is None:
         return None
-    call = Call(plan, layout, None, False, bool(states), [weights.form])
+    call = Call(plan, rows, None, bool(states), [w.form for w in weights])
     return Repeat(call, tensors, alike, threads, plain, keeping)
 
 
 class Repeat:
-    """A call of one direction over a dense batch, as one before it was in all but values.
+    """A call over a dense batch, as one before it was in all but values.
 
     Args:
-        call: the call. tensors: of that one before: x, the parameters, the initial states.
+        call: the call.
+        tensors: of that one before: x, the parameters of each direction, the initial states.
         alike: what tells whether others are like them. threads: torch's setting.
         plain, keeping: the forward call without and with what the backward pass needs.
     """
@@ -100,17 +109,24 @@ class Repeat:
         self, needs: Sequence[bool], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
         """Return the gradients of the call's tensors, as ``gradient.differentiate`` does."""
-        call, alike = self.call, self._saved_alike
+        call, alike, count = self.call, self._saved_alike, self._count
         if alike is not None and alike(*saved) and backward_obstacle(cotangents) is None:
-            want_x = needs[0]
-            short = prepare_backward(call.plan, call.layout, Team.threads(), call.given, want_x)
+            directions, threads = len(call.forms), Team.threads()
+            short = prepare_backward(
+                call.plan, call.rows, directions, threads, call.given, needs[0]
+            )
             if short is not None:
-                kept, given = saved[self._count + 1 :], without_zeros(cotangents)
-                tensors, out = saved[: self._count], saved[self._count]
-                return short(tensors, out, kept, given, not keeps_graph())
+                kept, ends = saved[count + 1 :], without_zeros(cotangents)
+                return short(saved[:count], saved[count], kept, ends, not keeps_graph())
         found = differentiate(call, needs, saved, cotangents)
-        self._saved_alike = guard(saved) if no_gaps(saved) else None
+        self._saved_alike = guard(saved) if self._fits(saved) else None
         return found
+
+    def _fits(self, saved: Sequence[Tensor]) -> bool:
+        """Whether what was saved lies as a prepared call takes it."""
+        x, out = saved[0], saved[self._count]
+        others = (*saved[1 : self._count], *saved[self._count + 1 :])
+        return all(map(self.call.rows.in_order, (x, out))) and no_gaps(others)
 
 
 class _Repeated(torch.autograd.Function):

@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-__all__ = ["Blanks", "in_huge_pages", "new_matrix"]
+__all__ = ["Blanks", "Form", "contiguous", "in_huge_pages", "new_matrix"]
 
 _HUGE_FROM = 1 << 23
 """Bytes from which memory is asked for in huge pages.
@@ -20,6 +20,8 @@ touch them for the first time, page by page.
 _PAGE, _HUGE_ADVICE = 4096, 14  # MADV_HUGEPAGE of Linux
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _Sizes = tuple[int, ...]
+Form = tuple[_Sizes, _Sizes]
+"""The shape and the strides of a tensor."""
 
 
 def _empty_strided(sizes: _Sizes, strides: _Sizes, dtype: torch.dtype) -> Tensor:
@@ -33,16 +35,16 @@ _empty: Callable[[_Sizes, _Sizes, torch.dtype], Tensor] = getattr(
 
 
 class Blanks:
-    """Makes empty, contiguous CPU tensors of the same shapes again and again.
+    """Makes empty CPU tensors of the same forms, which leave no gaps, again and again.
 
     Args:
-        dtype: a key of ``target.DTYPES``. shapes: of the tensors.
+        dtype: a key of ``target.DTYPES``. forms: of the tensors.
     """
 
-    def __init__(self, dtype: str, *shapes: _Sizes) -> None:
+    def __init__(self, dtype: str, *forms: Form) -> None:
         kind: torch.dtype = getattr(torch, dtype)
-        self._forms = [(shape, _contiguous(shape), kind) for shape in shapes]
-        self._large = any(prod(shape) * kind.itemsize >= _HUGE_FROM for shape in shapes)
+        self._forms = [(*form, kind) for form in forms]
+        self._large = any(prod(shape) * kind.itemsize >= _HUGE_FROM for shape, _ in forms)
 
     def __call__(self) -> list[Tensor]:
         """Return the tensors, the large ones in huge pages."""
@@ -53,10 +55,10 @@ class Blanks:
         return made
 
 
-def _contiguous(shape: _Sizes) -> _Sizes:
-    """Return the strides of a contiguous tensor."""
+def contiguous(*shape: int) -> Form:
+    """Return the form of a contiguous tensor with at least one dimension."""
     falling = accumulate(shape[:0:-1], lambda stride, n: stride * max(n, 1), initial=1)
-    return tuple(falling)[::-1]
+    return shape, tuple(falling)[::-1]
 
 
 def new_matrix(x: Tensor, rows: int, width: int) -> Tensor:

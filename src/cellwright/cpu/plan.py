@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cellwright.cpu.memory import Form
 from cellwright.cpu.target import DTYPES, host
 from cellwright.cpu.team import Team, team
 from cellwright.cpu.walks import Field, Layout, Share, Walk
@@ -19,6 +20,7 @@ from cellwright.graph.schedule import backward, forward
 __all__ = [
     "Kept",
     "Plan",
+    "Rows",
     "field",
     "plan_of",
     "projects_first",
@@ -143,7 +145,7 @@ class Plan:
         return Walk(backward(self.cell, self.units), self.dtype)
 
     @cached_property
-    def prepared(self) -> dict[tuple[int, ...], Any]:
+    def prepared(self) -> dict[tuple[object, ...], Any]:
         """Calls that were made before; see ``cellwright.cpu.prepared``."""
         return {}
 
@@ -258,14 +260,33 @@ class Rows:
     def __init__(self, x: Tensor, layout: Layout) -> None:
         self.layout = layout
         packed = layout.counts is not None
-        self.batch_first = not packed and layout.steps > 1 and x.stride(0) < x.stride(1)
+        falls = layout.steps > 1 and x.stride(-1) == 1  # else it is copied, time first
+        self.batch_first = not packed and falls and x.stride(0) < x.stride(1)
         self.step_factor = 1 if packed or self.batch_first else layout.batch
         self.row_factor = layout.steps if self.batch_first else 1
 
     def field(self, matrix: Tensor) -> Field:
         """Address a matrix of rows."""
-        width = matrix.stride(0)
-        return (matrix.data_ptr(), self.step_factor * width, self.row_factor * width)
+        return (matrix.data_ptr(), *self.distances(matrix.stride(0)))
+
+    def distances(self, width: int) -> tuple[int, int]:
+        """Return the distances between steps and between rows of a matrix of rows."""
+        return self.step_factor * width, self.row_factor * width
+
+    def form(self, width: int) -> Form:
+        """Return the form of a dense sequence (L, N, width) that lies in this order."""
+        shape = (self.layout.steps, self.layout.batch, width)
+        return shape, (*self.distances(width), 1)
+
+    def in_order(self, t: Tensor) -> bool:
+        """Whether a dense sequence lies in this order, without gaps."""
+        return (t.transpose(0, 1) if self.batch_first else t).is_contiguous()
+
+    def put_in_order(self, t: Tensor) -> Tensor:
+        """Copy a dense sequence into this order."""
+        if self.batch_first:
+            return t.transpose(0, 1).contiguous().transpose(0, 1)
+        return t.contiguous()
 
     def matrix(self, t: Tensor) -> Tensor:
         """Return a sequence as a matrix; a copy only if its rows lie in no order at all."""

@@ -1,19 +1,19 @@
-"""The short way of a layer's forward call: one direction, dense, everything contiguous.
+"""The short way of a layer's forward call: dense, in one or two directions, without gaps.
 
 Most of what a call of a small model costs is Python. A call of a given (L, N) differs from the last
-one in addresses alone, so its struct is prepared once, and only addresses are filled in.
+one in addresses alone, so its structs are prepared once, and only addresses are filled in.
 """
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from cellwright.cpu.frame import PACKED, TURN
-from cellwright.cpu.memory import Blanks
-from cellwright.cpu.plan import Plan, projects_first, share_of
+from cellwright.cpu.memory import Blanks, Form, contiguous
+from cellwright.cpu.plan import Plan, Rows, projects_first, share_of
 from cellwright.cpu.walks import Field, Layout, Walk
 
 __all__ = [
@@ -49,9 +49,10 @@ def reads_raw(layout: Layout) -> bool:
     return layout.steps == 1 and layout.batch <= _RAW_BATCH
 
 
-def plain(plan: Plan) -> bool:
+def plain(plan: Plan, directions: int) -> bool:
     """Whether the cell's walks need no memory but what the short way has room for."""
-    return plan.step.stages == 1 and not plan.streamed
+    alone = directions == 1 or not plan.reads_input  # each walk would write the input's gradient
+    return plan.step.stages == 1 and not plan.streamed and alone
 
 
 def matrix_fields(plan: Plan, walk: Walk) -> dict[str, Field]:
@@ -59,89 +60,134 @@ def matrix_fields(plan: Plan, walk: Walk) -> dict[str, Field]:
     return {b: (0, plan.inputs if b == "x" else plan.units, 1) for b in walk.matrices}
 
 
+class _Made(NamedTuple):
+    """What a call makes: its form, the buffer's name, and of which direction; 0 too for all."""
+
+    form: Form
+    name: str
+    direction: int = 0
+
+
+class _Given(NamedTuple):
+    """A direction's struct without addresses, and how to fill them in.
+
+    Attributes:
+        struct: the struct.
+        arrange: puts addresses into the struct's order: those of a call, then ``fixed``.
+        fixed: addresses that are the same in each call.
+    """
+
+    struct: "array[int]"
+    arrange: Callable[[list[int]], tuple[int, ...]]
+    fixed: list[int]
+
+
 class Prepared:
-    """A forward call with x (L, N, H_in) whose struct lacks nothing but addresses.
+    """A forward call whose structs lack nothing but addresses.
 
     Args:
-        plan: the layer. layout: its rows, dense.
+        plan: the layer. rows: its rows, dense.
+        directions: D.
         keep: whether what the backward pass needs is kept.
     """
 
-    def __init__(self, plan: Plan, layout: Layout, keep: bool) -> None:
-        self.layout = layout  # the struct has the address of its bounds
-        self.plan, self.walk = plan, plan.forward_walk
+    def __init__(self, plan: Plan, rows: Rows, directions: int, keep: bool) -> None:
+        layout = self.layout = rows.layout  # the structs have the address of its bounds
+        self.plan, self.rows, self.walk = plan, rows, plan.forward_walk
+        self.directions = range(directions)
         self.keep, self.raw = keep, not keep and reads_raw(layout)
         self.share = share_of(plan, layout)
         self.ahead = not self.raw and projects_first(plan, layout, self.share)
         made = self._made()
-        self.blanks = Blanks(plan.dtype, *(shape for shape, _ in made))
-        self.kept = slice(1 + len(plan.ends), 1 + 2 * len(plan.ends) if keep else 0)
+        self.blanks = Blanks(plan.dtype, *(one.form for one in made))
+        kept = directions * len(plan.ends) if keep else 0
+        self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
         self.end = self.walk.places.end
-        names = [name for _, name in made]
-        self.forms = [self._form(names, given) for given in (False, True)]
+        self.ways = [self._ways(made, stated) for stated in (False, True)]
         self.turn = 0 if self.raw else 1  # what was packed last is in the caches
 
-    def _form(
-        self, made: list[str], given: bool
-    ) -> "tuple[array[int], Callable[[list[int]], tuple[int, ...]], array[int]]":
-        """Return the struct without addresses, and what puts addresses into their order.
+    def _made(self) -> list[_Made]:
+        """Return what is made anew on each call.
 
-        That takes those of x, the parameters, the initial states if ``given``, what is made, then
-        those that are the same in each call, which come last.
+        The output, the final states; what is kept of each direction: the accumulators, then the
+        states of all steps but the first; what only the walks need.
         """
-        plan, places, cell = self.plan, self.walk.places, self.plan.cell
-        at, struct = places.buffers | {"packed": PACKED}, self._struct(given)
-        known = [at["x"], *(places.matrices[b] for b in cell.bundles)]
-        known += [at[f"bias.{b}"] for b in cell.bundles if plan.bias]
-        known += [at[f"vector.{v}"] for v in cell.vectors]
-        known += [at[start] for _, start, _ in plan.ends] if given else []
-        known += [at[name] for name in made]
-        number = {place: k for k, place in enumerate(known)}
-        if self.ahead:
-            number[at["gx"]] = number[at["a"]]
-        if not self.keep:  # states are carried along in place
-            number |= {at[state]: number[at[final]] for state, _, final in plan.ends[1:]}
-        order = [number.get(p, len(known) + p - PACKED) for p in range(PACKED, self.end)]
-        return struct, itemgetter(*order), struct[PACKED : self.end]
-
-    def _made(self) -> list[tuple[tuple[int, ...], str]]:
-        """Return the shape and the name of what is made anew on each call.
-
-        The output, the final states; what is kept: the accumulators, then the states of all steps
-        but the first; what only the walk needs.
-        """
-        plan, layout = self.plan, self.layout
-        H, N, T = plan.units, layout.batch, layout.steps
-        rows = T * N
-        made: list[tuple[tuple[int, ...], str]] = [((T, N, H), plan.ends[0][0])]
-        made += [((1, N, H), end) for _, _, end in plan.ends]
-        if self.keep or self.ahead:
-            made.append(((rows, len(plan.step.accumulators) * H), "a"))
-        made += [((rows, H), state) for state, _, _ in plan.ends[1:]] if self.keep else []
-        made += [] if self.raw else [((self.walk.packed_size,), "packed")]
+        plan, rows, D = self.plan, self.rows, len(self.directions)
+        H, N, count = plan.units, self.layout.batch, self.layout.rows
+        accumulators = contiguous(count, len(plan.step.accumulators) * H)
+        made = [_Made(rows.form(D * H), plan.ends[0][0])]
+        made += [_Made(contiguous(D, N, H), end) for _, _, end in plan.ends]
+        for d in self.directions if self.keep else ():
+            made.append(_Made(accumulators, "a", d))
+            made += [_Made(contiguous(count, H), state, d) for state, _, _ in plan.ends[1:]]
+        if self.ahead and not self.keep:
+            made.append(_Made(accumulators, "a"))
+        if not self.raw:
+            made.append(_Made(contiguous(self.walk.packed_size), "packed"))
         return made
 
-    def _struct(self, given: bool) -> "array[int]":
-        plan, walk, layout = self.plan, self.walk, self.layout
-        H, N = plan.units, layout.batch
-        width = len(plan.step.accumulators) * H
-        sequence = (0, N * H, H)
+    def _ways(self, made: list[_Made], stated: bool) -> tuple[list[_Given], list[tuple[int, int]]]:
+        """Return what each direction is given, and the addresses that follow from others.
+
+        The addresses of a call are those of x, the parameters, the initial states if ``stated``,
+        what is made; then those that lie so many bytes behind one of them.
+        """
+        plan, places, cell = self.plan, self.walk.places, self.plan.cell
+        at = places.buffers | {"packed": PACKED}
+        own = [places.matrices[b] for b in cell.bundles]
+        own += [at[f"bias.{b}"] for b in cell.bundles if plan.bias]
+        own += [at[f"vector.{v}"] for v in cell.vectors]
+        starts = [at[start] for _, start, _ in plan.ends] if stated else []
+        known = [(0, at["x"]), *((d, place) for d in self.directions for place in own)]
+        known += [(0, start) for start in starts]
+        known += [(one.direction, at[one.name]) for one in made]
+        number = {place: k for k, place in enumerate(known)}
+        behind: list[tuple[int, int]] = []
+        state = self.layout.batch * plan.units  # elements of one direction's
+        jumps = dict.fromkeys([*starts, *(at[end] for _, _, end in plan.ends)], state)
+        for d in self.directions[1:]:
+            for place, jump in {at[plan.ends[0][0]]: plan.units, **jumps}.items():
+                behind.append((number[0, place], d * jump * plan.item))
+                number[d, place] = len(known) + len(behind) - 1
+            for place in (at["x"], at["a"], PACKED):
+                if (0, place) in number:
+                    number.setdefault((d, place), number[0, place])
+        for d in self.directions:
+            if self.ahead:
+                number[d, at["gx"]] = number[d, at["a"]]
+            for carried, _, final in plan.ends[1:] if not self.keep else ():
+                number[d, at[carried]] = number[d, at[final]]  # carried along in place
+        total = len(known) + len(behind)
+        return [self._given(number, total, d, stated) for d in self.directions], behind
+
+    def _given(
+        self, number: dict[tuple[int, int], int], total: int, d: int, stated: bool
+    ) -> _Given:
+        """Say how a direction's struct is filled from ``total`` addresses and the fixed ones."""
+        struct, places = self._struct(d, stated), range(PACKED, self.end)
+        order = [number.get((d, place), total + place - PACKED) for place in places]
+        return _Given(struct, itemgetter(*order), list(struct[PACKED : self.end]))
+
+    def _struct(self, d: int, stated: bool) -> "array[int]":
+        plan, walk, rows = self.plan, self.walk, self.rows
+        H = plan.units
+        accumulators = (0, *rows.distances(len(plan.step.accumulators) * H))
         fields: dict[str, Field] = dict.fromkeys(walk.names, (0, 0, H))
-        fields["x"] = (0, N * plan.inputs, plan.inputs)
+        fields["x"] = (0, *rows.distances(plan.inputs))
         fields["a"] = (plan.dump.data_ptr(), 0, 0)
         fields["gx"] = plan.zero_row
         if self.keep or self.ahead:
-            fields["a"] = (0, N * width, width)
+            fields["a"] = accumulators
         if self.ahead:
-            fields["gx"] = fields["a"]
+            fields["gx"] = accumulators
         for k, (state, start, _) in enumerate(plan.ends):
-            if not given:
+            if not stated:
                 fields[start] = plan.zero_row
             if k == 0 or self.keep:
-                fields[state] = sequence
-        matrices = matrix_fields(plan, walk)
-        packed = int(not self.raw)
-        return walk.struct(layout, False, self.share.threads, fields, matrices, packed, self.ahead)
+                fields[state] = (0, *rows.distances(H if k else len(self.directions) * H))
+        matrices, packed = matrix_fields(plan, walk), int(not self.raw)
+        threads = self.share.threads
+        return walk.struct(self.layout, d == 1, threads, fields, matrices, packed, self.ahead)
 
     def __call__(
         self, given: Sequence[Tensor], stated: bool
@@ -149,33 +195,38 @@ class Prepared:
         """Return the output, the final states and what is kept.
 
         Args:
-            given: x, the parameters, and the initial states if ``stated``; all without gaps.
+            given: x (L, N, H_in), the parameters of each direction, and the initial states if
+                ``stated``; all without gaps, and x in the order of the rows.
             stated: whether there are initial states.
         """
         made = self.blanks()
-        form, arrange, fixed = self.forms[stated]
-        struct = form[:]
-        addresses = [*map(_address, given), *map(_address, made), *fixed]
-        struct[PACKED : self.end] = array("q", arrange(addresses))
-        struct[TURN] = self.turn
+        ways, behind = self.ways[stated]
+        addresses = [*map(_address, given), *map(_address, made)]
+        for number, offset in behind:
+            addresses.append(addresses[number] + offset)
+        for form, arrange, fixed in ways:
+            struct = form[:]
+            struct[PACKED : self.end] = array("q", arrange(addresses + fixed))
+            struct[TURN] = self.turn
+            self.walk.run(struct, self.share)
         if self.raw:
             self.turn ^= 1
-        self.walk.run(struct, self.share)
         return made[0], tuple(made[1 : self.kept.start]), made[self.kept]
 
 
-def remember(plan: Plan, key: tuple[int, ...], prepared: object) -> None:
+def remember(plan: Plan, key: tuple[object, ...], prepared: object) -> None:
     """Keep a prepared call for the next one like it."""
     if len(plan.prepared) >= _MOST_PREPARED:
         plan.prepared.clear()
     plan.prepared[key] = prepared
 
 
-def prepare(plan: Plan, layout: Layout, threads: int, keep: bool) -> Prepared | None:
+def prepare(plan: Plan, rows: Rows, directions: int, threads: int, keep: bool) -> Prepared | None:
     """Return the prepared call, or None if the cell needs more memory than it has room for."""
-    key = (layout.steps, layout.batch, threads, keep)
+    layout = rows.layout
+    key = (layout.steps, layout.batch, rows.batch_first, directions, threads, keep)
     found: Prepared | None = plan.prepared.get(key, MISSING)
     if found is MISSING:
-        found = Prepared(plan, layout, keep) if plain(plan) else None
+        found = Prepared(plan, rows, directions, keep) if plain(plan, directions) else None
         remember(plan, key, found)
     return found

@@ -12,7 +12,7 @@ from torch.nn.functional import dropout
 from torch.nn.init import constant_, uniform_
 from torch.nn.utils.rnn import PackedSequence
 
-from cellwright.autograd import layer as layers
+from cellwright.autograd import operation
 from cellwright.autograd.repeat import Repeat, repeat
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights
@@ -78,9 +78,6 @@ class Recurrent(Module):
         AttributeError: the input or a state is no tensor.
     """
 
-    _repeat: Repeat | None = None
-    _seen: torch.Size | None = None
-
     def __init__(
         self,
         cell: Cell,
@@ -111,10 +108,11 @@ class Recurrent(Module):
         self._directions = 2 if bidirectional else 1
         self._state_rows = self._directions * num_layers
         self._several = len(cell.states) > 1
-        self._single = num_layers == 1 and not bidirectional
+        self._single = num_layers == 1
         self._state_sizes = (proj_size or hidden_size, *[hidden_size] * (len(cell.states) - 1))
         names = [self._register(k, {"device": device, "dtype": dtype}) for k in range(num_layers)]
         self._called = [[one.called() for one in layer] for layer in names]
+        self._forget()
         self._all_weights = [one.ordered() for layer in names for one in layer]
         self._flat_weights_names = [name for row in self._all_weights for name in row]
         self._first_name = next(iter(self._flat_weights_names), "")
@@ -132,6 +130,11 @@ class Recurrent(Module):
                 self.register_parameter(name, Parameter(torch.empty(shape, **factory)))
             made.append(names)
         return made
+
+    def _forget(self) -> None:
+        """Have no layer ready for a call like the ones before."""
+        self._repeats: list[Repeat | None] = [None] * self.num_layers
+        self._seen: list[torch.Size | None] = [None] * self.num_layers
 
     def reset_parameters(self) -> None:
         """Draw the weights and biases anew, and set the vectors to their initial values."""
@@ -180,8 +183,8 @@ class Recurrent(Module):
         """Return the output and the final states; shapes are in the class's description."""
         # The way of a dense batch is kept short: for a single step it is most of what a call costs.
         done = None
-        if self._repeat is not None and not is_compiling():
-            done = self._repeated(self._repeat, input, hx)
+        if self._single and self._repeats[0] is not None and not is_compiling():
+            done = self._repeated(self._repeats[0], input, hx)
         if done is None:
             if isinstance(input, PackedSequence):
                 return self._forward_packed(input, hx)
@@ -208,33 +211,19 @@ class Recurrent(Module):
         ):
             checks.reject_input(x, self._first_weight(x), self.input_size)
         states = None if hx is None else self._checked(hx, x, (batch,))
-        done = self._run(x, states, None)
-        if self._single and not is_compiling():
-            self._remember(x, states)
-        return done
-
-    def _remember(self, x: Tensor, states: Sequence[Tensor] | None) -> None:
-        """Be ready for a third call like the last two."""
-        if x.shape == self._seen:
-            weights, given = self._weights(0)[0], tuple(states or ())
-            self._repeat = repeat(self.cell, x, given, weights, self.hidden_size)
-        self._seen = x.shape
+        return self._run(x, states, None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what points into this process's memory."""
-        return self.__dict__ | {"_repeat": None}
+        nothing = [None] * self.num_layers
+        return self.__dict__ | {"_repeats": nothing, "_seen": nothing.copy()}
 
     def _repeated(self, again: Repeat, x: Any, hx: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Run a batch as the one before in all but values; None if it is not."""
         states = () if hx is None else hx if self._several else (hx,)
-        held: Any = self._parameters
         if type(states) is not tuple or type(x) is not Tensor or x.dim() != 3:
             return None
-        try:
-            parameters = [held[name] for name in self._called[0][0][1]]
-        except KeyError:  # parametrized, or replaced by a plain attribute
-            return None
-        return again(x.transpose(0, 1) if self.batch_first else x, *parameters, *states)
+        return again(x.transpose(0, 1) if self.batch_first else x, *self._held(0), *states)
 
     def _forward_unbatched(self, x: Tensor, hx: States | None) -> tuple[Tensor, Any]:
         """Run one sequence (L, H_in); states are (D · num_layers, H_out)."""
@@ -290,9 +279,7 @@ class Recurrent(Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run all layers over x (L, N, H_in), or packed (sum, H_in)."""
         if self.num_layers == 1:
-            return layers.run_layer(
-                self.cell, x, states, self._weights(0), batch_sizes, self.hidden_size
-            )
+            return self._run_layer(0, x, states, batch_sizes)
         parts = [state.chunk(self.num_layers) for state in states or ()]
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
@@ -300,11 +287,39 @@ class Recurrent(Module):
                 # masks are drawn in the order of memory: time first gives the masks of torch
                 x = dropout(x.contiguous(), self.dropout, training=True)
             own = None if states is None else [part[layer] for part in parts]
-            x, final = layers.run_layer(
-                self.cell, x, own, self._weights(layer), batch_sizes, self.hidden_size
-            )
+            x, final = self._run_layer(layer, x, own, batch_sizes)
             finals.append(final)
         return x, tuple(torch.cat(layers) for layers in zip(*finals, strict=True))
+
+    def _run_layer(
+        self,
+        layer: int,
+        x: Tensor,
+        states: Sequence[Tensor] | None,
+        batch_sizes: list[int] | None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run a layer, the short way where the last call was like this one."""
+        again, repeatable = self._repeats[layer], batch_sizes is None and not is_compiling()
+        if again is not None and repeatable:
+            done = again(x, *self._held(layer), *(states or ()))
+            if done is not None:
+                return done
+        weights = self._weights(layer)
+        made = operation.run_layer(self.cell, x, states, weights, batch_sizes, self.hidden_size)
+        if repeatable:
+            if x.shape == self._seen[layer]:  # the third call like this one can be short
+                given = states or ()
+                self._repeats[layer] = repeat(self.cell, x, given, weights, self.hidden_size)
+            self._seen[layer] = x.shape
+        return made
+
+    def _held(self, layer: int) -> list[Any]:
+        """Look up the parameters of a layer; nothing if one was replaced by another attribute."""
+        held: Any = self._parameters
+        try:
+            return [held[name] for _, names in self._called[layer] for name in names]
+        except KeyError:
+            return []
 
     def _weights(self, layer: int) -> list[Weights]:
         """Look up the parameters of a layer: on each call, for any may have been replaced."""

@@ -81,29 +81,28 @@ def _compiled(
         tensors += states or ()
         if _differentiates(tensors):
             forms = [w.form for w in weights]
-            batch_first = Rows(x, layout).batch_first
-            call = Call(plan, layout, batch_sizes, batch_first, states is not None, forms)
+            call = Call(plan, Rows(x, layout), batch_sizes, states is not None, forms)
             out, *finals = _apply(call, *tensors)
             return out, tuple(finals)
-    out, ends, _ = _forward(plan, layout, x, states, weights, keep=False)
+    out, ends, _ = _forward(plan, Rows(x, layout), x, states, weights, keep=False)
     return out, ends
 
 
 def _forward(
     plan: Plan,
-    layout: Layout,
+    rows: Rows,
     x: Tensor,
     states: Sequence[Tensor] | None,
     weights: Sequence[Weights],
     keep: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
     """Run the forward walks, the short way where that is open; also return what is kept."""
-    if layout.counts is None and len(weights) == 1:
-        short = prepare(plan, layout, Team.threads(), keep)
-        tensors = (x, *weights[0].tensors, *(states or ()))
-        if short is not None and no_gaps(tensors):
-            return short(tensors, states is not None)
-    out, finals, kept = forward_layer(plan, layout, *contiguous_rows(x, states, weights), keep)
+    if rows.layout.counts is None:
+        short = prepare(plan, rows, len(weights), Team.threads(), keep)
+        others = [t for group in (*(w.tensors for w in weights), states or ()) for t in group]
+        if short is not None and rows.in_order(x) and no_gaps(others):
+            return short((x, *others), states is not None)
+    out, finals, kept = forward_layer(plan, rows.layout, *contiguous_rows(x, states, weights), keep)
     if not keep:
         return out, finals, []
     inner = [t for k in kept for t in (k.accumulators, *k.states, *k.expressions)]
@@ -135,7 +134,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-        out, finals, inner = _forward(call.plan, call.layout, *call.split(tensors), keep=True)
+        out, finals, inner = _forward(call.plan, call.rows, *call.split(tensors), keep=True)
         ctx.call = call
         ctx.save_for_backward(*tensors, out, *inner)
         ctx.set_materialize_grads(False)
