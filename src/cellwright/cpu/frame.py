@@ -300,7 +300,8 @@ class Frame:
         index = s.add(size, (vectors - 1) * s.target.rows - 1)
         function = s.field(self.table, index, POINTER)
         weights, depth, count = product
-        args = [results, s.index(stride), self.row_table, weights, s.index(depth), s.index(count)]
+        args = [results, s.index(stride), self.row_table, s.index(1), weights]
+        args += [s.index(n) for n in (width, depth * width, depth, count)]
         done, rows = share
         whole = depth * count * width
         passed = s.builder.sdiv(s.mul(done, whole), s.index(rows))

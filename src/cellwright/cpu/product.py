@@ -6,9 +6,11 @@ weights: the gates' gradients, turned, times rows). One side of a tile is a vect
 other a few rows: B and A in the first case. In the second they change places, for the gates are
 the wider side, and C is turned as it is written.
 
-Both sides are packed a chunk at a time into memory that stays in the second-level cache, and the
-tiles of the walks multiply them: A and B chunked in three loops, as Goto & van de Geijn (2008)
-arrange them.
+Chunks of C are summed up, depths by depths, in memory that stays in the second-level cache. The
+tiles of the walks read both sides as they lie where the depths of a sum follow one another; depths
+in short runs are gathered first, and columns that fill no tile are copied aside in whole vectors.
+The loops over chunks follow Goto & van de Geijn (2008), without their packing: a chunk is used too
+seldom to pay for it.
 
 A list of products is a struct of 8-byte fields: how many there are, how many threads take part, the
 table of the library's functions, memory of ``SCRATCH`` elements for each thread, then for each
@@ -44,19 +46,25 @@ HEADER, JOB = 4, 11
 TABLE, MEMORY = 2, 3
 _DEPTH, _WIDE, _ROWS = 128, 256, 192
 """Depths, vector columns and rows of a chunk: all three of its matrices take half a megabyte."""
+_ALONE = 8
+"""Depths from which a run is summed up by itself: writing its sums costs less than gathering."""
+_DENSE = 128
+"""Elements from which depths lie so far apart that rows are gathered: their lines share few sets
+of a cache."""
 _SLACK = 16
-"""A packed row of depths is so much longer: whole vectors are written, the last one beyond it."""
+"""A row that is written in whole vectors needs so much room behind it."""
 _SIDES = (_DEPTH * _WIDE, _ROWS * (_DEPTH + _SLACK))
 assert sum(_SIDES) >= _WIDE * (_ROWS + _SLACK), "there is room to turn a chunk's sums"
 SCRATCH = sum(_SIDES) + _ROWS * _WIDE
-"""Elements of memory that a thread packs chunks in and sums them up in."""
+"""Elements of memory that a thread gathers chunks in and sums them up in."""
 
 
 def depth_table(runs: Iterable[tuple[int, int, int]]) -> "array[int]":
     """Return the depths that a product sums over, as machine code reads them.
 
-    Runs of depths are cut and gathered into groups, which are summed up at once. The table has the
-    number of groups, then for each group its depths, the number of its runs, and each run.
+    Runs of depths are cut, and short ones gathered, into groups, which are summed up at once. The
+    table has the number of groups, then for each group its depths, the number of its runs, and each
+    run.
 
     Args:
         runs: (first depth in A, first depth in B, how many) of successive depths.
@@ -66,7 +74,7 @@ def depth_table(runs: Iterable[tuple[int, int, int]]) -> "array[int]":
     for from_a, from_b, count in runs:
         done = 0
         while done < count:
-            if room == 0:
+            if room == 0 or (cut[-1] and count - done >= _ALONE):
                 cut.append([])
                 room = _DEPTH
             size = min(count - done, room)
@@ -101,23 +109,38 @@ def emit_products(target: Target, dtype: str) -> ir.Module:
 
 @dataclass
 class _Side:
-    """One side of a product: its matrix, and which of its lines this thread takes."""
+    """One side of a product: its matrix, and which of its lines this thread takes.
+
+    Attributes:
+        base: the matrix. depth: distance between depths. line: distance between lines.
+        low, high: the lines.
+        run: which number of a run is this side's first depth.
+    """
 
     base: Value
-    depth: Value  # distance between depths
+    depth: Value
+    line: Value
     low: Value
     high: Value
-    run: Value  # which number of a run is this side's first depth
+    run: Value
 
 
 @dataclass
-class _Coming:
-    """What is packed next: addresses on both sides; rows of ``length``, so far apart, on one."""
+class _Group:
+    """Depths that are summed up at once: how many, in how many runs, the first run."""
 
-    wide: Value
-    rows: Value
-    distance: Value
-    length: Value
+    depth: Value
+    runs: Value
+    first: Value
+
+
+@dataclass
+class _Place:
+    """Where tiles find a side of a chunk: its first line, distances between lines and depths."""
+
+    base: Value
+    line: Value
+    depth: Value
 
 
 class _Product:
@@ -130,11 +153,12 @@ class _Product:
         self.row_memory = s.at(memory, _SIDES[0])
         self.sums = s.at(memory, sum(_SIDES))
         self.turned = s.builder.icmp_signed("==", fields[1], s.index(1))
+        self.block = s.target.block(s.dtype)
 
     def emit(self, thread: Value, threads: Value) -> None:
         """Emit the loops over chunks of both sides."""
         s, choose = self.s, self.s.builder.select
-        a, _, a_depth, b, b_depth, _, _, rows, columns, _, _ = self.fields
+        a, a_line, a_depth, b, b_depth, _, _, rows, columns, _, _ = self.fields
         # shares of the wide side are whole vectors
         unit = choose(self.turned, s.index(s.lanes), s.index(1))
         parts = s.builder.sdiv(s.add(rows, s.sub(unit, 1)), unit)
@@ -143,7 +167,7 @@ class _Product:
             for j in range(2)
         )
         zero, one = s.index(0), s.index(1)
-        own, other = (a, a_depth, low, high, zero), (b, b_depth, zero, columns, one)
+        own, other = (a, a_depth, a_line, low, high, zero), (b, b_depth, one, zero, columns, one)
         pairs = list(zip(own, other, strict=True))
         self.wide = _Side(*(choose(self.turned, x, y) for x, y in pairs))
         self.rows = _Side(*(choose(self.turned, y, x) for x, y in pairs))
@@ -160,7 +184,6 @@ class _Product:
         """Sum a chunk up over all groups of depths, and write it."""
         s, table = self.s, self.fields[-1]
         count = s.min(_ROWS, s.sub(self.rows.high, r))
-        self.block = s.target.block(s.dtype)
         self.full = s.builder.sdiv(width, s.index(self.block))
         rest = s.sub(width, s.mul(self.full, self.block))
         self.rest = s.builder.sdiv(s.add(rest, s.lanes - 1), s.index(s.lanes))  # in vectors
@@ -169,21 +192,11 @@ class _Product:
         def group(j: Value, carried: list[Value]) -> list[Value]:
             (place,) = carried
             depth, runs = s.field(table, place), s.field(table, s.add(place, 1))
-            first_run = s.builder.gep(table, [s.add(place, 2)], source_etype=I64)
-
-            def run(k: Value, done: list[Value]) -> list[Value]:
-                numbers = s.builder.gep(first_run, [s.mul(k, 3)], source_etype=I64)
-                size = s.field(numbers, 2)
-                self._pack_wide(w, width, depth, numbers, size, done[0])
-                self._pack_rows(r, count, numbers, size, done[0])
-                return [s.add(done[0], size)]
-
-            s.loop(0, runs, 1, run, [s.index(0)])
-            last = s.builder.gep(first_run, [s.mul(s.sub(runs, 1), 3)], source_etype=I64)
-            more = s.less(s.add(j, 1), s.field(table, 0))
-            coming = self._coming(w, r, count, last, more)
-            self._multiply(count, depth, s.builder.zext(s.less(j, 1), I64), coming)
-            return [s.add(s.add(place, 2), s.mul(runs, 3))]
+            at = s.add(place, 2)
+            found = _Group(depth, runs, s.builder.gep(table, [at], source_etype=I64))
+            self._gather(found, w, width, (r, count))
+            self._multiply(found, w, (r, count), s.builder.zext(s.less(j, 1), I64))
+            return [s.add(at, s.mul(runs, 3))]
 
         s.loop(0, s.field(table, 0), 1, group, [s.index(1)])
         with s.builder.if_else(self.turned) as (then, otherwise):
@@ -192,116 +205,111 @@ class _Product:
             with otherwise:
                 self._write(self.sums, self.stride, (r, count), (w, width))
 
-    def _pack_wide(
-        self, w: Value, width: Value, depth: Value, run: Value, size: Value, done: Value
+    def _start(self, side: _Side, line: Value, run: Value) -> Value:
+        """Return where a run's first depth of a line is."""
+        s = self.s
+        depths = s.mul(s.field(run, side.run), side.depth)
+        return s.at(side.base, s.add(s.mul(line, side.line), depths))
+
+    def _gather(self, group: _Group, w: Value, width: Value, rows: tuple[Value, Value]) -> None:
+        """Copy what tiles cannot read as it lies: several runs, columns that fill no tile."""
+        s = self.s
+        several = s.less(1, group.runs)
+        sparse = self._sparse(group)
+        start = s.builder.select(several, s.index(0), s.mul(self.full, self.block))
+
+        def run(k: Value, done: list[Value]) -> list[Value]:
+            numbers = s.builder.gep(group.first, [s.mul(k, 3)], source_etype=I64)
+            size = s.field(numbers, 2)
+            self._gather_wide(w, (start, width), numbers, size, done[0])
+            s.when(sparse, lambda: self._gather_rows(rows, numbers, size, done[0]))
+            return [s.add(done[0], size)]
+
+        needed = s.builder.or_(sparse, s.less(start, width))
+        s.loop(0, s.builder.select(needed, group.runs, s.index(0)), 1, run, [s.index(0)])
+
+    def _gather_wide(
+        self, w: Value, among: tuple[Value, Value], run: Value, size: Value, done: Value
     ) -> None:
-        """Lay a run's depths of the wide side out as tiles read them: [block][depth][column]."""
-        s, side, block = self.s, self.wide, self.block
-        source = s.at(side.base, s.add(w, s.mul(s.field(run, side.run), side.depth)))
-        panel = s.mul(depth, block)
-        beyond = s.mul(self.full, block)
-        tail = s.mul(self.rest, s.lanes)
+        """Copy the columns ``among`` which a run's depths are needed, in whole vectors."""
+        s, (start, width) = self.s, among
+        source = self._start(self.wide, w, run)
 
         def copy(k: Value, _: list[Value]) -> None:
-            line, row = s.at(source, s.mul(k, side.depth)), s.add(done, k)
-
-            def whole(p: Value, _: list[Value]) -> None:
-                out = s.at(self.wide_memory, s.add(s.mul(p, panel), s.mul(row, block)))
-                start = s.at(line, s.mul(p, block))
-                for v in range(s.target.vectors):
-                    s.store(s.load(start, v * s.lanes), out, v * s.lanes)
-
-            s.loop(0, self.full, 1, whole)
-            out = s.at(self.wide_memory, s.add(s.mul(self.full, panel), s.mul(row, tail)))
-
-            def last(v: Value, _: list[Value]) -> None:
-                at = s.add(beyond, v)
-                mask = s.dynamic_mask(s.sub(width, at))
-                s.store(s.load(line, at, mask), out, v)
-
-            s.loop(0, tail, s.lanes, last)
+            line = s.at(source, s.add(s.mul(k, self.wide.depth), start))
+            out = s.at(self.wide_memory, s.add(s.mul(s.add(done, k), self.stride), start))
+            s.vectors(s.sub(width, start), lambda j, mask: s.store(s.load(line, j, mask), out, j))
 
         s.loop(0, size, 1, copy)
 
-    def _pack_rows(self, r: Value, count: Value, run: Value, size: Value, done: Value) -> None:
-        """Lay a run's depths of the narrow side out as rows."""
-        s, side, stride = self.s, self.rows, _DEPTH + _SLACK
-        first = s.field(run, side.run)
-        target = s.at(self.row_memory, done)
+    def _gather_rows(self, rows: tuple[Value, Value], run: Value, size: Value, done: Value) -> None:
+        """Copy a run's depths of the narrow side, lying as before: depth by depth or row by row."""
+        s, side, choose, (r, count) = self.s, self.rows, self.s.builder.select, rows
+        source, place = self._start(side, r, run), self._gathered_rows()
+        outer, inner = choose(self.turned, size, count), choose(self.turned, count, size)
+        apart = choose(self.turned, side.depth, side.line)
+        out_apart = choose(self.turned, place.depth, place.line)
+        first = s.at(place.base, s.mul(done, place.depth))
 
-        with s.builder.if_else(self.turned) as (then, otherwise):
-            with then:
-                source = s.at(side.base, s.add(r, s.mul(first, side.depth)))
-                self._transpose(source, side.depth, (size, count), target, stride)
-            with otherwise:
-                distance = self.fields[1]
+        def copy(j: Value, _: list[Value]) -> None:
+            line, out = s.at(source, s.mul(j, apart)), s.at(first, s.mul(j, out_apart))
+            s.vectors(inner, lambda k, mask: s.store(s.load(line, k, mask), out, k))
 
-                def copy(j: Value, _: list[Value]) -> None:
-                    line = s.at(side.base, s.add(s.mul(s.add(r, j), distance), first))
-                    out = s.at(target, s.mul(j, stride))
-                    s.vectors(size, lambda k, mask: s.store(s.load(line, k, mask), out, k))
+        s.loop(0, outer, 1, copy)
 
-                s.loop(0, count, 1, copy)
-
-    def _coming(self, w: Value, r: Value, count: Value, run: Value, more: Value) -> _Coming:
-        """Say where the depths after a group's last run are; after the last group, other rows."""
+    def _gathered_rows(self) -> _Place:
         s, choose = self.s, self.s.builder.select
-        wide, rows, distance = self.wide, self.rows, self.fields[1]
-        after = [s.add(s.field(run, side.run), s.field(run, 2)) for side in (wide, rows)]
-        turned = s.add(r, s.mul(after[1], rows.depth))
-        row = choose(more, r, s.add(r, count))
-        straight = s.add(s.mul(row, distance), choose(more, after[1], s.index(0)))
-        return _Coming(
-            s.at(wide.base, s.add(w, s.mul(after[0], wide.depth))),
-            s.at(rows.base, choose(self.turned, turned, straight)),
-            choose(self.turned, rows.depth, distance),
-            choose(self.turned, count, s.index(_DEPTH)),
+        line = choose(self.turned, s.index(1), s.index(_DEPTH + _SLACK))
+        return _Place(self.row_memory, line, choose(self.turned, s.index(_ROWS), s.index(1)))
+
+    def _sparse(self, group: _Group) -> Value:
+        """Whether the rows are gathered: they are in several runs, or each depth is far away."""
+        s = self.s
+        far = s.builder.and_(self.turned, s.less(_DENSE - 1, self.rows.depth))
+        return s.builder.or_(s.less(1, group.runs), far)
+
+    def _places(self, group: _Group, w: Value, r: Value) -> tuple[_Place, _Place]:
+        """Return where the whole blocks of the wide side are, and where the rows."""
+        s, choose = self.s, self.s.builder.select
+        copied = s.less(1, group.runs), self._sparse(group)
+        gathered = _Place(self.wide_memory, s.index(1), self.stride), self._gathered_rows()
+
+        def place(side: _Side, line: Value, copy: _Place, copied: Value) -> _Place:
+            there = self._start(side, line, group.first)
+            pairs = (copy.base, there), (copy.line, side.line), (copy.depth, side.depth)
+            return _Place(*(choose(copied, x, y) for x, y in pairs))
+
+        return place(self.wide, w, gathered[0], copied[0]), place(
+            self.rows, r, gathered[1], copied[1]
         )
 
-    def _prefetch(self, coming: _Coming, start: Value, stop: Value, count: Value) -> None:
-        """Ask for a share of what is packed next: packing would wait for memory."""
-        s, choose, element = self.s, self.s.builder.select, 64 // self.s.scalar_bytes
-        depths = [s.builder.sdiv(s.mul(i, _DEPTH), count) for i in (start, stop)]
-        own = [choose(self.turned, k, i) for k, i in zip(depths, (start, stop), strict=True)]
-
-        def lines(source: Value, distance: Value, length: Value, among: list[Value]) -> None:
-            def line(k: Value, _: list[Value]) -> None:
-                place = s.at(source, s.mul(k, distance))
-                s.loop(0, length, element, lambda j, _: s.prefetch(place, j))
-
-            s.loop(among[0], among[1], 1, line)
-
-        lines(coming.wide, self.wide.depth, self.stride, depths)
-        lines(coming.rows, coming.distance, coming.length, own)
-
-    def _multiply(self, count: Value, depth: Value, first: Value, coming: _Coming) -> None:
-        """Multiply what is packed."""
-        s, block = self.s, self.block
+    def _multiply(self, group: _Group, w: Value, chunk: tuple[Value, Value], first: Value) -> None:
+        """Add a group of depths to a chunk's sums; ``first``: nothing is there yet."""
+        s, block, (r, count) = self.s, self.block, chunk
+        wide, rows = self._places(group, w, r)
         beyond = s.mul(self.full, block)
-        rest = s.at(self.wide_memory, s.mul(beyond, depth))
 
-        def tiles(vectors: Value, size: Value, out: Value, weights: Value, number: Value) -> None:
+        def tiles(vectors: Value, size: Value, out: Value, columns: _Place, number: Value) -> None:
             index = s.add(s.mul(s.sub(vectors, 1), s.target.rows), s.sub(size, 1))
             function = s.field(self.table, index, POINTER)
-            args = [out, self.stride, self.row_table, weights, depth, number, first, weights]
-            s.call_pointer(function, TILE, [*args, s.index(0)])
+            weights = columns.base, columns.depth, s.index(block)
+            args = [out, self.stride, self.row_table, rows.depth, *weights]
+            args += [group.depth, number, first, columns.base, s.index(0)]
+            s.call_pointer(function, TILE, args)
 
-        def group(i: Value, size: Value) -> None:
-            self._prefetch(coming, i, s.add(i, size), count)
-            rows = s.at(self.row_memory, s.mul(i, _DEPTH + _SLACK))
-            put_rows(s, self.row_table, size, lambda j: s.at(rows, s.mul(j, _DEPTH + _SLACK)))
+        def some(i: Value, size: Value) -> None:
+            line = s.at(rows.base, s.mul(i, rows.line))
+            put_rows(s, self.row_table, size, lambda j: s.at(line, s.mul(j, rows.line)))
             out = s.at(self.sums, s.mul(i, self.stride))
             whole = s.index(s.target.vectors)
-            s.when(
-                s.less(0, self.full),
-                lambda: tiles(whole, size, out, self.wide_memory, self.full),
-            )
+            last = _Place(s.at(self.wide_memory, beyond), s.index(1), self.stride)
+            s.when(s.less(0, self.full), lambda: tiles(whole, size, out, wide, self.full))
             s.when(
                 s.less(0, self.rest),
-                lambda: tiles(self.rest, size, s.at(out, beyond), rest, s.index(1)),
+                lambda: tiles(self.rest, size, s.at(out, beyond), last, s.index(1)),
             )
 
-        groups(s, count, group)
+        groups(s, count, some)
 
     def _transpose(
         self, source: Value, stride: Value, shape: tuple[Value, Value], target: Value, to: int
@@ -313,7 +321,7 @@ class _Product:
         s.call_pointer(s.field(self.table, index, POINTER), TRANSPOSE, args)
 
     def _write_turned(self, w: Value, width: Value, r: Value, count: Value) -> None:
-        """Write a chunk's columns as rows of C, by way of the memory that was packed in."""
+        """Write a chunk's columns as rows of C, by way of the memory that was gathered in."""
         turned, stride = self.wide_memory, _ROWS + _SLACK
         self._transpose(self.sums, self.stride, (count, width), turned, stride)
         self._write(turned, self.s.index(stride), (w, width), (r, count))

@@ -17,8 +17,10 @@ _TILE = ctypes.CFUNCTYPE(
     None,
     ctypes.c_void_p,
     ctypes.c_int64,
-    *[ctypes.c_void_p] * 2,
-    *[ctypes.c_int64] * 3,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+    *[ctypes.c_int64] * 5,
     ctypes.c_void_p,
     ctypes.c_int64,
 )
@@ -55,11 +57,11 @@ def matrix_rate(dtype: str) -> float:
     inputs, weights = torch.ones(rows, _DEEP, dtype=kind), torch.ones(_DEEP, units, dtype=kind)
     sums = torch.empty(rows, units, dtype=kind)
     table = array("q", [row.data_ptr() for row in inputs])
-    places = sums.data_ptr(), units, table.buffer_info()[0], weights.data_ptr()
+    places = sums.data_ptr(), units, table.buffer_info()[0], 1, weights.data_ptr()
 
     def multiply(tiles: int) -> None:
         for _ in range(_REPEATS):
-            tile(*places, _DEEP, tiles, 1, places[-1], 0)
+            tile(*places, units, 0, _DEEP, tiles, 1, places[-1], 0)
 
     return 2 * weights.numel() * rows * _REPEATS / _net(multiply, 1)
 
@@ -78,11 +80,11 @@ def read_rate(size: int) -> float:
     count = max(1, size // (4 * _DEPTH * units))
     weights, row = torch.ones(count, _DEPTH, units), torch.ones(_DEPTH)
     sums, table = torch.empty(count, units), array("q", [row.data_ptr()])
-    places = sums.data_ptr(), count * units, table.buffer_info()[0], weights.data_ptr()
+    places = sums.data_ptr(), count * units, table.buffer_info()[0], 1, weights.data_ptr()
     repeats = max(1, (1 << 22) // size)
 
     def read(tiles: int) -> None:
         for _ in range(repeats):
-            tile(*places, _DEPTH, tiles, 1, places[-1], 0)
+            tile(*places, units, _DEPTH * units, _DEPTH, tiles, 1, places[-1], 0)
 
     return weights.numel() * 4 * repeats / _net(read, count)

@@ -13,10 +13,11 @@ from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
 __all__ = ["DOT", "TILE", "emit_dot", "emit_tile", "groups", "put_rows"]
 
-TILE = (POINTER, I64, POINTER, POINTER, I64, I64, I64, POINTER, I64)
-"""Arguments of a tile: results, row stride of the results, pointers to the rows, packed weights,
-depth, number of tiles, whether to start from 0 (1) or to add (0); what to prefetch, and how many
-elements of it at each k."""
+TILE = (POINTER, I64, POINTER, I64, POINTER, I64, I64, I64, I64, I64, POINTER, I64)
+"""Arguments of a tile: results, row stride of the results; pointers to the rows, the distance
+between their depths; weights, the distance between their depths and between tiles; depth, number of
+tiles, whether to start from 0 (1) or to add (0); what to prefetch, and how many elements of it at
+each k."""
 DOT = (POINTER, POINTER, POINTER, I64, I64, I64, I64)
 """Arguments of a dot: results, the row, weights as they lie, their row stride, depth, number of
 units, whether to start from 0."""
@@ -24,7 +25,8 @@ units, whether to start from 0."""
 
 def emit_tile(s: Simd, rows: int, vectors: int) -> None:
     """C[r, u] (+)= Σ_k A[r, k] W[k, u] for `count` tiles that share the rows A."""
-    c, stride, row_table, weights, depth, count, first, coming, pace = s.function.args
+    c, stride, row_table, along, weights, *more = s.function.args
+    pitch, jump, depth, count, first, coming, pace = more
     width = vectors * s.lanes
     pointers = [s.field(row_table, r, POINTER) for r in range(rows)]
     # two fused multiply-adds a cycle, four cycles each: fewer than 8 accumulators would wait
@@ -32,17 +34,18 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
     whole = s.mul(s.builder.sdiv(depth, s.index(sets)), sets)
 
     def tile(t: Value, _: list[Value]) -> None:
-        w = s.at(weights, s.mul(s.mul(t, depth), width))
+        w = s.at(weights, s.mul(t, jump))
         soon = s.at(coming, s.mul(s.mul(t, depth), pace))
         out = s.at(c, s.mul(t, width))
 
         def step(k: Value, sums: list[Value]) -> list[Value]:
-            line = s.at(w, s.mul(k, width))
+            line = s.at(w, s.mul(k, pitch))
             if rows > 2:  # fewer rows only wait for memory as it is
                 s.prefetch(soon, s.mul(k, pace))
             columns = [s.load(line, v * s.lanes) for v in range(vectors)]
+            at = s.mul(k, along)
             for r in range(rows):
-                a = s.splat(pointers[r], k)
+                a = s.splat(pointers[r], at)
                 for v in range(vectors):
                     sums[r * vectors + v] = s.fma(columns[v], a, sums[r * vectors + v])
             return sums
