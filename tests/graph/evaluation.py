@@ -68,9 +68,9 @@ class Run:
         for stage in range(self.step.stages):
             for k, accumulator in enumerate(self.step.accumulators):
                 if accumulator.stage == stage:  # a source that is not ready is a KeyError
-                    self.held[k] = sum(
-                        (self.product(t) for t in accumulator.terms), torch.zeros(())
-                    )
+                    total = sum((self.product(t) for t in accumulator.terms), torch.zeros(()))
+                    function = accumulator.function
+                    self.held[k] = total if function is None else getattr(torch, function)(total)
         return [self.value(update) for update in self.step.updates]
 
     def product(self, term: Term) -> Tensor:

@@ -9,6 +9,7 @@ import cellwright as cw
 from cellwright import Cell, cell
 from cellwright.cells import gru, lstm
 from cellwright.graph.accumulate import Step, accumulate
+from cellwright.graph.expr import leaf, topological
 from cellwright.graph.interpret import interpret_step
 
 
@@ -37,6 +38,41 @@ def test_the_reset_of_gru_splits_n() -> None:
     assert (step.stages, step.input_width) == (1, 3)
     assert step.slots("x") == (0, 1, 2)
     assert step.slots("h") == (0, 1, 3)
+
+
+def functions(step: Step) -> list[str | None]:
+    return [a.function for a in step.accumulators]
+
+
+def test_accumulators_hold_what_alone_is_read_of_their_sums() -> None:
+    assert functions(accumulate(lstm)) == ["sigmoid", "sigmoid", "tanh", "sigmoid"]
+    assert functions(accumulate(gru)) == ["sigmoid", "sigmoid", None, None]
+    held = [leaf("accumulator", k) for k in range(4)]
+    assert not any(e.op == "sigmoid" for e in topological(accumulate(lstm).updates))
+    assert set(held) <= set(topological(accumulate(gru).updates))
+
+
+def test_a_sum_that_more_is_read_of_is_held_itself() -> None:
+    @cell
+    def several(x, h):
+        a, b, d = x.a + h.a, x.b + h.b, x.d + h.d
+        e = cw.tanh(cw.tanh(x.e + h.e))  # one tanh would look like the other
+        return cw.tanh(a) * a + cw.relu(b) + cw.sigmoid(x.k) * e + cw.exp(d) * cw.exp(d) + (x.g * h)
+
+    found = dict(zip(several.gates, functions(accumulate(several)), strict=True))
+    expected = {"a": None, "b": None, "e": None, "k": "sigmoid", "d": "exp", "g": None}
+    assert found == {gate: expected[gate] for gate in several.gates}
+    check_values(several)
+
+
+def test_a_sum_that_is_a_state_is_held_itself() -> None:
+    @cell
+    def both(x, h, c):
+        a = x.a + h.a
+        return cw.tanh(a) + c, a
+
+    assert functions(accumulate(both)) == [None]
+    check_values(both)
 
 
 def test_a_projection_used_twice_stands_alone() -> None:

@@ -74,6 +74,18 @@ def test_a_projected_accumulator_gets_both_gradients() -> None:
     check_adjoint(deep)
 
 
+@pytest.mark.parametrize("name", [name for name, op in ELEMENTWISE.items() if op.by_value])
+def test_rules_by_value_need_no_operand(name: str) -> None:
+    held, g = leaf("accumulator", 0), leaf("cotangent", "h")
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64, requires_grad=True)
+    value = getattr(torch, name)(x)
+    (expected,) = torch.autograd.grad(value.sum(), x)
+    (rule,) = RULES[name](held, g)
+    leaves = {held: value.detach(), g: torch.ones_like(value)}
+    (found,) = evaluate([rule], lambda e, _: leaves[e])
+    torch.testing.assert_close(found, expected)
+
+
 def test_what_no_new_state_reads_has_no_gradient() -> None:
     @cell
     def forgetful(x, h, c):

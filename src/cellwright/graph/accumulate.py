@@ -1,13 +1,17 @@
 """Find what one accumulator can hold: projections that only ever meet in one sum.
 
 LSTM's x.i and h.i share an accumulator. GRU's x.n and h.n do not, for r stands between them.
+
+Where a sum is read by nothing but a sigmoid or the like, the accumulator holds that function of it:
+the derivative then follows from what the forward pass kept, and need not compute it again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from cellwright.graph.cell import Cell, projection
-from cellwright.graph.expr import Expr, leaf, node, topological, use_counts
+from cellwright.graph.expr import Expr, leaf, node, substitute, topological, use_counts
+from cellwright.graph.ops import ELEMENTWISE
 
 __all__ = ["Accumulator", "Step", "Term", "accumulate"]
 
@@ -28,10 +32,14 @@ class Term:
 
 @dataclass(frozen=True)
 class Accumulator:
-    """A sum of projections, available from ``stage`` on (0: before any equation has run)."""
+    """A sum of projections, available from ``stage`` on (0: before any equation has run).
+
+    Its leaf stands for ``function`` of the sum, or for the sum itself where that is None.
+    """
 
     terms: tuple[Term, ...]
     stage: int
+    function: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,36 @@ def accumulate(cell: Cell) -> Step:
     updates = tuple(rewriter(update) for update in cell.updates)
     terms = [[_term(p, rewriter) for p in groups[root]] for root in order]
     stages = _stages(terms)
-    accumulators = (Accumulator(tuple(t), stages[k]) for k, t in enumerate(terms))
-    return Step(cell, tuple(accumulators), updates)
+    accumulators = tuple(Accumulator(tuple(t), stages[k]) for k, t in enumerate(terms))
+    return _absorb(Step(cell, accumulators, updates))
+
+
+def _absorb(step: Step) -> Step:
+    """Let accumulators hold the one function that reads their sums."""
+    roots = [*step.updates, *step.expressions]
+    users: dict[Expr, list[Expr]] = {}
+    for e in topological(roots):
+        for arg in e.args:
+            users.setdefault(arg, []).append(e)
+    held: dict[Expr, Expr] = {}
+    for k in range(len(step.accumulators)):
+        leaves, one = users.get(leaf("accumulator", k), []), leaf("accumulator", k)
+        if one in roots or len(leaves) != 1 or not ELEMENTWISE[leaves[0].op].by_value:
+            continue
+        if all(user.op != leaves[0].op for user in users.get(leaves[0], [])):  # no tanh(tanh(Σ))
+            held[leaves[0]] = one
+    (*replaced,) = substitute(roots, held.get)
+    source = dict(zip(roots, replaced, strict=True))
+    functions = {one.value: e.op for e, one in held.items()}
+    accumulators = tuple(
+        Accumulator(
+            tuple(replace(t, source=source.get(t.source, t.source)) for t in a.terms),
+            a.stage,
+            functions.get(k),
+        )
+        for k, a in enumerate(step.accumulators)
+    )
+    return Step(step.cell, accumulators, tuple(replaced[: len(step.updates)]))
 
 
 def _groups(roots: list[Expr], counts: dict[Expr, int]) -> dict[Expr, list[Expr]]:

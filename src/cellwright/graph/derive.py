@@ -51,7 +51,7 @@ class Adjoint:
     """The backward step. A gradient that is None is 0 everywhere.
 
     Attributes:
-        accumulators: gradient of each accumulator.
+        accumulators: gradient of each accumulator's sum.
         states: gradient of each previous state through its elementwise uses.
         vectors: gradient of each per-unit vector, to be summed over steps and rows.
         input: gradient of the bare input.
@@ -83,6 +83,11 @@ def adjoint(step: Step) -> Adjoint:
                     _add(gradients, arg, gradient)
     zero = const(0.0)
     accumulators = [leaf("accumulator", k) for k in range(len(step.accumulators))]
+    for held, accumulator in zip(accumulators, step.accumulators, strict=True):
+        if accumulator.function is not None and held in gradients:
+            (through,) = RULES[accumulator.function](held, gradients[held])
+            assert through is not None
+            gradients[held] = through
     states = [leaf("state", s) for s in cell.states]
     wanted = [*accumulators, *states, *(leaf("vector", v) for v in cell.vectors), leaf("input")]
     found = simplify(gradients.get(e, zero) for e in wanted)

@@ -16,13 +16,17 @@ __all__ = ["ELEMENTWISE", "LEAVES", "Op"]
 
 @dataclass(frozen=True)
 class Op:
-    """One elementwise operation: arity, value on floats, and templates for print."""
+    """One elementwise operation: arity, value on floats, and templates for print.
+
+    ``by_value``: its derivative follows from its value alone.
+    """
 
     arity: int
     value: Callable[..., float]
     unicode: str
     latex: str
     precedence: int = 9
+    by_value: bool = False
 
 
 def _sigmoid(a: float) -> float:
@@ -39,10 +43,10 @@ ELEMENTWISE: dict[str, Op] = {
     "mul": Op(2, lambda a, b: a * b, "{} ⊙ {}", r"{} \odot {}", 2),
     "div": Op(2, lambda a, b: a / b, "{} / {}", r"\frac{{{}}}{{{}}}", 2),
     "neg": Op(1, lambda a: -a, "−{}", "-{}", 3),
-    "sigmoid": Op(1, _sigmoid, "σ({})", r"\sigma({})"),
-    "tanh": Op(1, math.tanh, "tanh({})", r"\tanh({})"),
+    "sigmoid": Op(1, _sigmoid, "σ({})", r"\sigma({})", by_value=True),
+    "tanh": Op(1, math.tanh, "tanh({})", r"\tanh({})", by_value=True),
     "relu": Op(1, lambda a: max(a, 0.0), "relu({})", r"\operatorname{{relu}}({})"),
-    "exp": Op(1, math.exp, "exp({})", r"\exp({})"),
+    "exp": Op(1, math.exp, "exp({})", r"\exp({})", by_value=True),
     "log": Op(1, math.log, "log({})", r"\log({})"),
     "sqrt": Op(1, math.sqrt, "√({})", r"\sqrt{{{}}}"),
     "abs": Op(1, abs, "|{}|", r"\lvert {} \rvert"),
@@ -60,7 +64,8 @@ LEAVES: dict[str, str] = {
     "state": "a previous state, elementwise; value: its name",
     "vector": "a learned per-unit vector; value: its name",
     "project": "a projection W·source + b of its one argument; value: (bundle, gate)",
-    "accumulator": "a sum of projections that one accumulator holds; value: its index",
+    "accumulator": "a sum of projections, or a function of it, that one accumulator holds; value: "
+    "its index",
     "cotangent": "the gradient that reaches a new state; value: its name",
     "backproject": "Wᵀ times the gradients of the gates fed by an expression; value: its index",
     "tile": "an accumulator's matrix product, in the kernel; value: its index in the stage",

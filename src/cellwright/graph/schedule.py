@@ -12,7 +12,7 @@ from typing import Literal
 from cellwright.graph.accumulate import Step, accumulate
 from cellwright.graph.cell import Cell
 from cellwright.graph.derive import Adjoint, adjoint
-from cellwright.graph.expr import Expr, const, leaf, substitute, topological
+from cellwright.graph.expr import Expr, const, leaf, node, substitute, topological
 from cellwright.graph.runs import runs
 from cellwright.graph.simplify import simplify
 
@@ -200,7 +200,8 @@ class _Forward:
             if self.bias:
                 row = self.step.cell.bundles[term.bundle].index(term.gate)
                 value = value + leaf("read", Read(f"bias.{term.bundle}", row * self.units))
-        return value
+        function = self.step.accumulators[k].function
+        return value if function is None else node(function, (value,))
 
 
 @lru_cache(maxsize=512)
