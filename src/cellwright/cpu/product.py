@@ -30,7 +30,7 @@ Distances count elements. Each thread takes a share of the rows of C.
 
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import llvmlite.ir as ir
 
@@ -49,11 +49,12 @@ _DEPTH, _WIDE, _ROWS = 128, 256, 192
 _ALONE = 8
 """Depths from which a run is summed up by itself: writing its sums costs less than gathering."""
 _DENSE = 128
-"""Elements from which depths lie so far apart that rows are gathered: their lines share few sets
-of a cache."""
+"""Elements from which depths of rows are far apart: their lines share few sets of a cache."""
+_PAGE, _MUCH = 4096, 256
+"""Bytes from which depths of columns are far apart, for tiles that take less than that of each."""
 _SLACK = 16
 """A row that is written in whole vectors needs so much room behind it."""
-_SIDES = (_DEPTH * _WIDE, _ROWS * (_DEPTH + _SLACK))
+_SIDES = (_DEPTH * (_WIDE + _SLACK), _ROWS * (_DEPTH + _SLACK))
 assert sum(_SIDES) >= _WIDE * (_ROWS + _SLACK), "there is room to turn a chunk's sums"
 SCRATCH = sum(_SIDES) + _ROWS * _WIDE
 """Elements of memory that a thread gathers chunks in and sums them up in."""
@@ -214,18 +215,17 @@ class _Product:
     def _gather(self, group: _Group, w: Value, width: Value, rows: tuple[Value, Value]) -> None:
         """Copy what tiles cannot read as it lies: several runs, columns that fill no tile."""
         s = self.s
-        several = s.less(1, group.runs)
-        sparse = self._sparse(group)
-        start = s.builder.select(several, s.index(0), s.mul(self.full, self.block))
+        wide, narrow = self._copied(group)
+        start = s.builder.select(wide, s.index(0), s.mul(self.full, self.block))
 
         def run(k: Value, done: list[Value]) -> list[Value]:
             numbers = s.builder.gep(group.first, [s.mul(k, 3)], source_etype=I64)
             size = s.field(numbers, 2)
             self._gather_wide(w, (start, width), numbers, size, done[0])
-            s.when(sparse, lambda: self._gather_rows(rows, numbers, size, done[0]))
+            s.when(narrow, lambda: self._gather_rows(rows, numbers, size, done[0]))
             return [s.add(done[0], size)]
 
-        needed = s.builder.or_(sparse, s.less(start, width))
+        needed = s.builder.or_(narrow, s.less(start, width))
         s.loop(0, s.builder.select(needed, group.runs, s.index(0)), 1, run, [s.index(0)])
 
     def _gather_wide(
@@ -237,7 +237,7 @@ class _Product:
 
         def copy(k: Value, _: list[Value]) -> None:
             line = s.at(source, s.add(s.mul(k, self.wide.depth), start))
-            out = s.at(self.wide_memory, s.add(s.mul(s.add(done, k), self.stride), start))
+            out = s.at(self.wide_memory, s.add(s.mul(s.add(done, k), _WIDE + _SLACK), start))
             s.vectors(s.sub(width, start), lambda j, mask: s.store(s.load(line, j, mask), out, j))
 
         s.loop(0, size, 1, copy)
@@ -257,30 +257,40 @@ class _Product:
 
         s.loop(0, outer, 1, copy)
 
+    def _gathered_wide(self) -> _Place:
+        return _Place(self.wide_memory, self.s.index(1), self.s.index(_WIDE + _SLACK))
+
     def _gathered_rows(self) -> _Place:
         s, choose = self.s, self.s.builder.select
         line = choose(self.turned, s.index(1), s.index(_DEPTH + _SLACK))
         return _Place(self.row_memory, line, choose(self.turned, s.index(_ROWS), s.index(1)))
 
-    def _sparse(self, group: _Group) -> Value:
-        """Whether the rows are gathered: they are in several runs, or each depth is far away."""
-        s = self.s
-        far = s.builder.and_(self.turned, s.less(_DENSE - 1, self.rows.depth))
-        return s.builder.or_(s.less(1, group.runs), far)
+    def _copied(self, group: _Group) -> tuple[Value, Value]:
+        """Whether the wide side is copied, and the rows: depths are in several runs, or far apart.
+
+        Of depths that are far apart, a cache holds few; a tile that takes much of each is not held
+        up by that.
+        """
+        s, either = self.s, self.s.builder.or_
+        several, line = s.less(1, group.runs), self.block * s.scalar_bytes
+        far = s.less(_PAGE // s.scalar_bytes - 1, self.wide.depth)
+        wide = either(several, far) if line < _MUCH else several
+        apart = s.builder.and_(self.turned, s.less(_DENSE - 1, self.rows.depth))
+        return wide, either(several, apart)
 
     def _places(self, group: _Group, w: Value, r: Value) -> tuple[_Place, _Place]:
         """Return where the whole blocks of the wide side are, and where the rows."""
-        s, choose = self.s, self.s.builder.select
-        copied = s.less(1, group.runs), self._sparse(group)
-        gathered = _Place(self.wide_memory, s.index(1), self.stride), self._gathered_rows()
+        choose = self.s.builder.select
 
         def place(side: _Side, line: Value, copy: _Place, copied: Value) -> _Place:
             there = self._start(side, line, group.first)
             pairs = (copy.base, there), (copy.line, side.line), (copy.depth, side.depth)
             return _Place(*(choose(copied, x, y) for x, y in pairs))
 
-        return place(self.wide, w, gathered[0], copied[0]), place(
-            self.rows, r, gathered[1], copied[1]
+        wide, narrow = self._copied(group)
+        return (
+            place(self.wide, w, self._gathered_wide(), wide),
+            place(self.rows, r, self._gathered_rows(), narrow),
         )
 
     def _multiply(self, group: _Group, w: Value, chunk: tuple[Value, Value], first: Value) -> None:
@@ -302,7 +312,8 @@ class _Product:
             put_rows(s, self.row_table, size, lambda j: s.at(line, s.mul(j, rows.line)))
             out = s.at(self.sums, s.mul(i, self.stride))
             whole = s.index(s.target.vectors)
-            last = _Place(s.at(self.wide_memory, beyond), s.index(1), self.stride)
+            gathered = self._gathered_wide()
+            last = replace(gathered, base=s.at(gathered.base, beyond))
             s.when(s.less(0, self.full), lambda: tiles(whole, size, out, wide, self.full))
             s.when(
                 s.less(0, self.rest),
