@@ -3,61 +3,19 @@
 import copy
 import gc
 import pickle
-import warnings
+import sys
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from tests.nn.repeated import KINDS, assert_same, flat, gradients, warmed
 from tests.tolerance import assert_close
-from torch import Tensor
-from torch.autograd import forward_ad
 
 import cellwright.nn as nn
-from cellwright import InterpreterWarning
-from cellwright.autograd import guard
-
-KINDS = ("RNN", "LSTM", "GRU")
-
-
-def warmed(
-    kind: str, *, grad: bool = False, shape: tuple[int, ...] = (4, 2, 3), **options
-) -> tuple[nn.Recurrent, torch.nn.Module, Tensor]:
-    """A module that is ready for a repeated call, torch's with the same weights, and an input."""
-    ours, theirs = getattr(nn, kind)(3, 3, **options), getattr(torch.nn, kind)(3, 3, **options)
-    theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(shape)
-    with torch.set_grad_enabled(grad):
-        for _ in range(3):
-            ours(x)
-    assert ours._repeats[0] is not None
-    return ours, theirs, x
-
-
-def flat(result) -> list[Tensor]:
-    output, finals = result
-    return [output, *(finals if isinstance(finals, tuple) else (finals,))]
-
-
-def assert_same(found, expected) -> None:
-    for left, right in zip(flat(found), flat(expected), strict=True):
-        assert_close(left, right)
-
-
-def gradients(module: torch.nn.Module, x: Tensor, hx=None, mode: str = "") -> list[Tensor]:
-    """Results and gradients of a step, of everything that asks for one."""
-    found = flat(module(x, hx))
-    wanted = [t for t in (x, *module.parameters()) if t.requires_grad]
-    loss = sum(t.square().sum() for t in found)
-    if mode == "twice":
-        loss.backward(retain_graph=True, inputs=wanted)
-        for t in wanted:
-            t.grad = None
-    loss.backward(inputs=wanted)
-    made = [t.grad for t in wanted]
-    for t in wanted:
-        t.grad = None
-    return [*found, *made]
+from cellwright.autograd import guard, operation
+from cellwright.cpu import prepared
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -192,31 +150,10 @@ def test_layouts_of_the_input(kind: str) -> None:
 def test_copies_do_not_share_what_is_ready() -> None:
     ours, theirs, x = warmed("LSTM")
     for copied in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours)), copy.copy(ours)):
-        assert copied._repeats == [None]
+        assert copied._repeats == [()]
         with torch.no_grad():
             for _ in range(3):
                 assert_same(copied(x), theirs(x))
-
-
-@pytest.mark.parametrize("repeated", [False, True])
-def test_negated_views_are_resolved(repeated: bool) -> None:
-    ours, theirs, x = warmed("GRU")
-    if not repeated:
-        ours._forget()
-    negated = torch.complex(torch.randn(4, 2, 3), x).conj().imag
-    assert negated.is_neg()
-    with torch.no_grad(), pytest.warns(InterpreterWarning, match="resolve_neg"):
-        assert_same(ours(negated), theirs(negated.resolve_neg()))
-
-
-def test_tensors_without_memory_take_the_interpreter() -> None:
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    ours, _, _ = warmed("GRU")
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        output, h_n = ours(mode.from_tensor(torch.randn(4, 2, 3)))
-    assert (tuple(output.shape), tuple(h_n.shape)) == ((4, 2, 3), (1, 2, 3))
 
 
 def test_another_number_of_threads_is_seen() -> None:
@@ -228,8 +165,7 @@ def test_another_number_of_threads_is_seen() -> None:
                 torch.set_num_threads(threads)
                 for _ in range(3):
                     assert_same(ours(x), theirs(x))
-                assert ours._repeats[0] is not None
-                assert ours._repeats[0].keeping.share.threads == threads
+                assert threads in [ready.threads for ready in ours._repeats[0]]
     finally:
         torch.set_num_threads(before)
 
@@ -267,76 +203,6 @@ def test_one_tensor_as_both_states() -> None:
             assert_same(ours(x, (state, state)), theirs(x, (state, state)))
 
 
-def test_what_changes_before_the_backward_pass_is_refused() -> None:
-    ours, _, x = warmed("GRU", grad=True)
-    for _ in range(2):
-        gradients(ours, x)
-    output, _ = ours(x)
-    ours.double()
-    with pytest.raises(RuntimeError, match="saved for the gradient"):
-        output.sum().backward()
-
-
-def test_saved_tensors_may_be_laid_out_anew() -> None:
-    ours, theirs, x = warmed("LSTM", grad=True)
-    for module in (ours, theirs):
-        gradients(module, x)
-
-    def pack(t: Tensor) -> Tensor:
-        return t.t().contiguous().t() if t.dim() == 2 else t
-
-    for _ in range(3):
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            found = gradients(ours, x)
-        for left, right in zip(found, gradients(theirs, x), strict=True):
-            assert_close(left, right)
-
-
-def test_autocast_is_seen() -> None:
-    ours, _, x = warmed("GRU")
-    with pytest.warns(InterpreterWarning, match="autocast"), torch.autocast("cpu"):
-        ours(x)
-
-
-def test_torch_func_is_seen() -> None:
-    ours, theirs, x = warmed("GRU", shape=(4, 1, 3))
-    xs = torch.randn(5, *x.shape)
-    with pytest.warns(InterpreterWarning, match=r"torch\.func"):
-        found = torch.func.vmap(lambda one: ours(one)[0])(xs)
-    assert_close(found, torch.stack([theirs(x)[0] for x in xs]))
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_forward_derivatives_are_seen() -> None:
-    ours, _, x = warmed("GRU")
-    with forward_ad.dual_level():
-        dual = forward_ad.make_dual(x, torch.ones_like(x))
-        with pytest.warns(InterpreterWarning, match="forward-mode"):
-            found = ours(dual)[0]
-        assert forward_ad.unpack_dual(found).tangent.abs().max() > 0
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_tracing_is_seen() -> None:
-    ours, theirs, x = warmed("GRU")
-    with pytest.warns(InterpreterWarning, match="trace"):
-        traced = torch.jit.trace(ours, (x,), check_trace=False)
-    assert_same(traced(x + 1), theirs(x + 1))
-
-
-def test_inference_mode_is_seen() -> None:
-    ours, theirs, x = warmed("GRU")
-    with torch.inference_mode():
-        for _ in range(4):
-            found = ours(x)
-            assert found[0].is_inference()
-            assert_same(found, theirs(x))
-    with torch.no_grad():
-        assert not ours(x)[0].is_inference()
-    assert ours(x)[0].requires_grad
-
-
 def test_without_torchs_check_calls_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "_Guards", None)
     ours, theirs = nn.LSTM(3, 3), torch.nn.LSTM(3, 3)
@@ -345,7 +211,7 @@ def test_without_torchs_check_calls_are_the_same(monkeypatch: pytest.MonkeyPatch
     for _ in range(4):
         for left, right in zip(gradients(ours, x), gradients(theirs, x), strict=True):
             assert_close(left, right)
-    assert ours._repeats == [None]
+    assert ours._repeats == [()]
 
 
 def test_what_is_ready_keeps_no_tensor_alive() -> None:
@@ -357,3 +223,54 @@ def test_what_is_ready_keeps_no_tensor_alive() -> None:
     del x
     gc.collect()
     assert gone() is None
+
+
+def test_one_tensor_as_both_states_is_ready_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs, x = warmed("LSTM", grad=True)
+    state = torch.randn(1, 2, 3, requires_grad=True)
+    for k in range(5):
+        found = gradients(ours, x, (state, state))
+        for left, right in zip(found, gradients(theirs, x, (state, state)), strict=True):
+            assert_close(left, right)
+        if k == 2:
+            monkeypatch.setattr(operation, "run_layer", None)  # from here on the short way
+
+
+@pytest.mark.parametrize("change", ["states", "gradient", "inference"])
+def test_two_kinds_of_calls_are_ready_in_turns(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs, x = warmed("GRU", grad=True)
+    for k in range(10):
+        odd = k % 2 == 1
+        x = torch.randn(4, 2, 3, requires_grad=odd and change == "gradient")
+        hx = torch.randn(1, 2, 3) if odd and change == "states" else None
+        with torch.inference_mode(odd and change == "inference"):
+            assert_same(ours(x, hx), theirs(x, hx))
+        if k == 5:
+            monkeypatch.setattr(operation, "run_layer", None)
+
+
+def test_threads_of_python_may_bring_different_kinds() -> None:
+    ours, theirs, x = warmed("LSTM")
+    ours._forget()  # as another thread may between two reads
+    spread = torch.randn(4, 2, 6)[..., ::2]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+            expected = [theirs(v)[0] for v in (x, spread)] * 100
+            found = list(pool.map(lambda v: ours(v)[0].detach(), [x, spread] * 100))
+    finally:
+        sys.setswitchinterval(interval)
+    for left, right in zip(found, expected, strict=True):
+        assert_close(left, right)
+
+
+def test_more_lengths_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "_MOST_PREPARED", 3)
+    ours, theirs, _ = warmed("GRU", grad=True)
+    for length in (1, 2, 3, 4, 5, 1, 2):
+        x = torch.randn(length, 2, 3)
+        for left, right in zip(gradients(ours, x), gradients(theirs, x), strict=True):
+            assert_close(left, right)

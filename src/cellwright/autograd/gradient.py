@@ -2,12 +2,17 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cellwright.autograd.obstacle import DTYPE_NAMES, backward_obstacle
+from cellwright.autograd.obstacle import (
+    DTYPE_NAMES,
+    backward_obstacle,
+    functorch_level,
+    lacks_memory,
+)
 from cellwright.cpu.backward import backward_layer
 from cellwright.cpu.plan import Kept, Plan, Rows
 from cellwright.cpu.prepared import no_gaps
@@ -17,9 +22,16 @@ from cellwright.errors import InterpreterWarning
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Form, Weights, interpret_layer
 
-__all__ = ["Call", "contiguous_rows", "differentiate", "keeps_graph", "warn", "without_zeros"]
+__all__ = [
+    "Call",
+    "contiguous_rows",
+    "differentiate",
+    "in_short_order",
+    "short_gradients",
+    "warn",
+]
 
-keeps_graph: Callable[[], bool] = getattr(
+_keeps_graph: Callable[[], bool] = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
 )
 """Whether the backward pass under way was told to keep its graph for another one."""
@@ -33,6 +45,12 @@ class Call(NamedTuple):
     batch_sizes: list[int] | None
     given: bool  # whether there are initial states
     forms: list[Form]  # of each direction
+
+    @property
+    def arity(self) -> int:
+        """How many tensors it has."""
+        states = len(self.plan.cell.states) if self.given else 0
+        return 1 + len(self.forms) * len(self.plan.shapes) + states
 
     def split(
         self, tensors: Sequence[Tensor]
@@ -76,37 +94,54 @@ def differentiate(
     Raises:
         RuntimeError: what was saved is no longer as the forward pass saw it.
     """
-    tensors = saved[: len(needs)]
     cause = backward_obstacle(cotangents)
     if cause is not None:
-        return _interpreted(call, needs, tensors, cotangents, cause)
-    out, *inner = saved[len(needs) :]
-    return _backward(call, tensors, out, inner, cotangents, needs[0])
+        return _interpreted(call, needs, saved[: call.arity], cotangents, cause)
+    return _backward(call, saved, cotangents, needs[0])
+
+
+def in_short_order(call: Call, saved: Sequence[Tensor]) -> bool:
+    """Whether what was saved lies as the short way of a dense call takes it."""
+    x, out, others = saved[0], saved[call.arity], (*saved[1 : call.arity], *saved[call.arity + 1 :])
+    return all(map(call.rows.in_order, (x, out))) and no_gaps(others)
+
+
+def short_gradients(
+    call: Call, saved: Sequence[Tensor], cotangents: Sequence[Tensor | None], want_x: bool
+) -> Sequence[Tensor | None] | None:
+    """Return the gradients of a dense call the short way, or None if its cell has none."""
+    plan, count = call.plan, call.arity
+    directions, threads = len(call.forms), Team.threads()
+    short = prepare_backward(plan, call.rows, directions, threads, call.given, want_x)
+    if short is None:
+        return None
+    tensors, out, kept = saved[:count], saved[count], saved[count + 1 :]
+    return short(tensors, out, kept, _readable(cotangents), not _keeps_graph())
 
 
 def _backward(
     call: Call,
-    tensors: Sequence[Tensor],
-    out: Tensor,
-    inner: Sequence[Tensor],
+    saved: Sequence[Tensor],
     cotangents: Sequence[Tensor | None],
     want_x: bool,
 ) -> Sequence[Tensor | None]:
-    """Run the backward walks, the short way where that is open; gradients as ``tensors`` are."""
-    plan, rows, last = call.plan, call.rows, not keeps_graph()
-    x, states, weights = call.split(tensors)
-    _check_saved(call, x, weights, (*tensors, out, *inner))
-    cotangents = without_zeros(cotangents)
+    """Run the backward walks, the short way where that is open; gradients as the tensors are."""
+    plan, rows = call.plan, call.rows
+    x, states, weights = call.split(saved[: call.arity])
+    out, *inner = saved[call.arity :]
+    _check_saved(call, saved)
     if rows.layout.counts is None:
-        short = prepare_backward(plan, rows, len(weights), Team.threads(), call.given, want_x)
-        in_order = rows.in_order(x) and rows.in_order(out)
-        if short is not None and in_order and no_gaps((*tensors[1:], *inner)):
-            return short(tensors, out, inner, cotangents, last)
+        done = None
+        if in_short_order(call, saved):
+            done = short_gradients(call, saved, cotangents, want_x)
+        if done is not None:
+            return done
         if Rows(x, rows.layout).batch_first != rows.batch_first:
             x = rows.put_in_order(x)
     x, states, ready = contiguous_rows(x, states, weights)
     kept = _kept(plan, len(weights), [t.contiguous() for t in inner])
-    dy, *dfinals = cotangents
+    dy, *dfinals = _readable(cotangents)
+    last = not _keeps_graph()
     found = backward_layer(
         plan, rows.layout, x, states, ready, out, kept, dy, dfinals, want_x, last
     )
@@ -114,28 +149,30 @@ def _backward(
     return [found.x, *parameters, *(found.states if call.given else ())]
 
 
-def without_zeros(cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Put None for cotangents that are 0 and have no memory."""
-    return [None if g is None or g._is_zerotensor() else g for g in cotangents]
+def _readable(cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Put None for cotangents that are 0 and have no memory; change signs that are yet to be."""
+    return [None if g is None or g._is_zerotensor() else g.resolve_neg() for g in cotangents]
 
 
-def _check_saved(
-    call: Call, x: Tensor, weights: Sequence[Weights], saved: Sequence[Tensor]
-) -> None:
+def _check_saved(call: Call, saved: Sequence[Tensor]) -> None:
     """Refuse what no longer is as the forward pass saw it: a kernel reads memory by address."""
-    plan, rows = call.plan, call.rows.layout.rows
+    plan, layout, D = call.plan, call.rows.layout, len(call.forms)
+    H, rows = plan.units, layout.rows
     dtype = saved[-1].dtype  # of what the forward pass made
-    fits = x.numel() == rows * plan.inputs and DTYPE_NAMES.get(dtype) == plan.dtype
-    for w in weights:
-        for t, shape in zip(w.tensors, plan.shapes, strict=True):
-            fits = fits and t.shape == shape
-    for t in saved:
-        fits = fits and t.dtype is dtype and t.is_cpu
-    if not fits:
+    _, states, weights = call.split(saved[: call.arity])
+    sizes = [rows * plan.inputs, *[None] * (call.arity - 1), rows * D * H]
+    each = (len(saved) - len(sizes)) // D
+    sizes += [rows * len(plan.step.accumulators) * H, *[rows * H] * (each - 1)] * D
+    shapes = [(t, shape) for w in weights for t, shape in zip(w.tensors, plan.shapes, strict=True)]
+    shapes += [(state, (D, layout.batch, H)) for state in states or ()]
+    fits = DTYPE_NAMES.get(dtype) == plan.dtype and all(t.shape == s for t, s in shapes)
+    for t, size in zip(saved, sizes, strict=True):
+        fits = fits and t.dtype is dtype and t.is_cpu and size in (None, t.numel())
+    if not fits or any(map(lacks_memory, saved)):
         raise RuntimeError(
             "expected the tensors that the forward pass saved for the gradient, but their shape, "
-            "dtype or device was changed since (module.half(), .data = …, a saved-tensor hook); "
-            "call the layer again after such a change"
+            "dtype, device or memory was changed since (module.half(), .data = …, a saved-tensor "
+            "hook); call the layer again after such a change"
         )
 
 
@@ -159,6 +196,8 @@ def _interpreted(
     """Return the interpreter's gradients, which can be differentiated again if grad is enabled."""
     plan, again = call.plan, torch.is_grad_enabled()
     warn(plan.cell, cause)
+    if functorch_level() is not None:
+        return _pulled_back(call, tensors, cotangents)
     if not again:  # the saved tensors belong to a graph that is not to grow
         tensors = [t.detach().requires_grad_(n) for t, n in zip(tensors, needs, strict=True)]
     x, states, weights = call.split(tensors)
@@ -169,6 +208,23 @@ def _interpreted(
     outputs, given = zip(*pairs, strict=True)
     found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=again, allow_unused=True))
     return [next(found) if need else None for need in needs]
+
+
+def _pulled_back(
+    call: Call, tensors: Sequence[Tensor], cotangents: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Return gradients inside of a transformation by torch.func."""
+
+    def run(*given: Tensor) -> tuple[Tensor, ...]:
+        x, states, weights = call.split(given)
+        sizes, units = call.batch_sizes, call.plan.units
+        out, finals = interpret_layer(call.plan.cell, x, states, weights, sizes, units)
+        return (out, *finals)
+
+    pulled: Any = torch.func.vjp(run, *(t.detach() for t in tensors))
+    outputs, pull_back = pulled
+    pairs = zip(outputs, cotangents, strict=True)
+    return [*pull_back(tuple(torch.zeros_like(o) if g is None else g for o, g in pairs))]
 
 
 def warn(cell: Cell, cause: str) -> None:

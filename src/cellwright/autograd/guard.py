@@ -22,10 +22,10 @@ def guard(tensors: Sequence[Tensor]) -> Guard | None:
 
     Alike are class, dtype, device, sizes, strides, sign, whether a gradient is asked for, and what
     torch makes of operations at this moment: autocast, inference mode, dispatch modes, tracing,
-    torch.func. Not compared are values, grad mode and levels of forward-mode derivatives.
+    torch.func. Not compared are values, storage, grad mode and levels of forward-mode derivatives.
 
     None where this torch has no such check, or where a tensor stands twice: torch's check takes
-    different tensors only.
+    different tensors only, and answers False to one that is asked about twice.
     """
     if _Guards is None or len({*map(id, tensors)}) != len(tensors):
         return None

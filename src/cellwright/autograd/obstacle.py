@@ -8,7 +8,14 @@ from torch import Tensor
 from cellwright.cpu.target import DTYPES
 from cellwright.graph.interpret import Weights
 
-__all__ = ["DTYPE_NAMES", "backward_obstacle", "forward_derivatives", "obstacle"]
+__all__ = [
+    "DTYPE_NAMES",
+    "backward_obstacle",
+    "forward_derivatives",
+    "functorch_level",
+    "lacks_memory",
+    "obstacle",
+]
 
 DTYPE_NAMES = {getattr(torch, name): name for name in DTYPES}
 """What kernels call a dtype."""
@@ -16,10 +23,9 @@ _functorch = torch._C._functorch
 _PLAIN = {Tensor, torch.nn.Parameter}
 _negated = Tensor.is_neg
 _is_compiling, _tracing_state = torch.compiler.is_compiling, torch._C._get_tracing_state
-_functorch_level, _is_wrapped = (
-    _functorch.maybe_current_level,
-    _functorch.is_functorch_wrapped_tensor,
-)
+functorch_level: Callable[[], int | None] = _functorch.maybe_current_level
+"""How deep torch.func transforms what runs now; None: not at all."""
+_is_wrapped: Callable[[Tensor], bool] = _functorch.is_functorch_wrapped_tensor
 _is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
 _forward_ad, _is_autocast = torch.autograd.forward_ad, torch.is_autocast_enabled
 
@@ -35,13 +41,19 @@ def obstacle(x: Tensor, weights: Sequence[Weights], states: Sequence[Tensor] = (
     cause = _transformation(x)
     if cause is not None:
         return cause
-    tensors = (x, *states)
-    for kinds in (map(type, tensors), *(map(type, w.tensors) for w in weights)):
-        if not _PLAIN.issuperset(kinds):
-            return "a subclass of Tensor need not have memory that a kernel can read"
+    tensors = [x, *states, *(t for w in weights for t in w.tensors)]
+    if not _PLAIN.issuperset(map(type, tensors)):
+        return "a subclass of Tensor need not have memory that a kernel can read"
     if any(map(_negated, tensors)):
         return "the sign of a tensor is yet to be changed; resolve_neg() makes it a plain one"
+    if any(map(lacks_memory, tensors)):
+        return "a tensor has no memory: it stands for zeros, or its storage was freed"
     return None
+
+
+def lacks_memory(t: Tensor) -> bool:
+    """Whether a tensor has elements but nowhere to read them."""
+    return t.data_ptr() == 0 and t.numel() > 0
 
 
 def _transformation(x: Tensor) -> str | None:
@@ -50,7 +62,7 @@ def _transformation(x: Tensor) -> str | None:
         return "torch.compile traces the layer as torch operations"
     if _tracing_state() is not None:
         return "torch.jit.trace records the layer as torch operations"
-    if _functorch_level() is not None or _is_wrapped(x):
+    if functorch_level() is not None or _is_wrapped(x):
         return "torch.func transforms the layer"
     if forward_derivatives():
         return "forward-mode derivatives are asked for"
@@ -70,4 +82,6 @@ def backward_obstacle(cotangents: Sequence[Tensor | None]) -> str | None:
         return "a gradient that can be differentiated again (create_graph=True) is asked for"
     if any(g is not None and _is_batched(g) for g in cotangents):
         return "gradients of several cotangents at once (is_grads_batched=True) are asked for"
+    if functorch_level() is not None or any(g is not None and _is_wrapped(g) for g in cotangents):
+        return "torch.func transforms the backward pass"
     return None

@@ -18,7 +18,7 @@ from cellwright.errors import CompileError
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights, interpret_layer
 
-__all__ = ["function", "plan_for", "run_layer"]
+__all__ = ["bare_apply", "plan_for", "run_layer"]
 
 
 def run_layer(
@@ -146,14 +146,14 @@ class _Layer(torch.autograd.Function):
         return None, *differentiate(ctx.call, needs, ctx.saved_tensors, cotangents)
 
 
-def function(kind: type[torch.autograd.Function]) -> Callable[..., tuple[Tensor, ...]]:
-    """Return what ``kind.apply`` calls in the end.
+def bare_apply(kind: type[torch.autograd.Function]) -> Callable[..., tuple[Tensor, ...]]:
+    """Return what ``kind.apply`` calls in the end, without what comes before for torch.func.
 
-    What comes before is for torch.func, an obstacle here.
+    That is for functions which torch.func transforms; here it is an obstacle.
     """
     parent: Any = super(torch.autograd.Function, kind)
     applied: Callable[..., tuple[Tensor, ...]] = parent.apply
     return applied
 
 
-_apply = function(_Layer)
+_apply = bare_apply(_Layer)

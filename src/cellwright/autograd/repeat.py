@@ -10,16 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cellwright.autograd.gradient import Call, differentiate, keeps_graph, without_zeros
+from cellwright.autograd.gradient import Call, differentiate, in_short_order, short_gradients
 from cellwright.autograd.guard import Guard, guard
 from cellwright.autograd.obstacle import backward_obstacle, forward_derivatives, obstacle
-from cellwright.autograd.operation import function, plan_for
+from cellwright.autograd.operation import bare_apply, plan_for
 from cellwright.cpu.plan import Rows
-from cellwright.cpu.prepared import Prepared, no_gaps, prepare
-from cellwright.cpu.prepared_backward import prepare_backward
+from cellwright.cpu.prepared import Prepared, no_gaps, plain, prepare
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import dense
-from cellwright.errors import CompileError
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights
 
@@ -37,55 +35,49 @@ def repeat(
 
     Args:
         cell: the cell.
-        x: the input (L, N, H_in).
+        x: the input (L, N, H_in), of a call that was run.
         states: the initial states (D, N, H_out), or ().
         weights: of each direction.
         hidden_size: H_out.
     """
-    if obstacle(x, weights, states) is not None:
-        return None
     rows = Rows(x, dense(x.shape[0], x.shape[1]))
-    tensors = [x, *(t for w in weights for t in w.tensors), *states]
-    if not (rows.in_order(x) and no_gaps(tensors[1:])):
+    others = [*(t for w in weights for t in w.tensors), *states]
+    if not (rows.in_order(x) and no_gaps(others)) or obstacle(x, weights, states) is not None:
         return None
-    alike, plan = guard(tensors), plan_for(cell, x, weights, hidden_size)
-    if alike is None or plan is None:
-        return None
-    threads = Team.threads()
-    try:
-        plain, keeping = (prepare(plan, rows, len(weights), threads, k) for k in (False, True))
-    except CompileError:
-        return None  # of which the call itself has warned
-    if plain is None or keeping is None:
+    tensors, plan = _distinct([x, *others]), plan_for(cell, x, weights, hidden_size)
+    alike = guard(tensors)
+    if alike is None or plan is None or not plain(plan, len(weights)):
         return None
     call = Call(plan, rows, None, bool(states), [w.form for w in weights])
-    return Repeat(call, tensors, alike, threads, plain, keeping)
+    return Repeat(call, any(t.requires_grad for t in tensors), alike)
+
+
+def _distinct(tensors: Sequence[Any]) -> Sequence[Any]:
+    """Put a view for each tensor that stands here a second time: a guard takes each only once."""
+    if len({*map(id, tensors)}) == len(tensors):
+        return tensors
+    found: dict[int, Any] = {}
+    for k, t in enumerate(tensors):
+        first = found.setdefault(id(t), k) == k
+        if not first and not isinstance(t, Tensor):
+            return tensors
+    return [t if found[id(t)] == k else t.view_as(t) for k, t in enumerate(tensors)]
 
 
 class Repeat:
     """A call over a dense batch, as one before it was in all but values.
 
     Args:
-        call: the call.
-        tensors: of that one before: x, the parameters of each direction, the initial states.
-        alike: what tells whether others are like them. threads: torch's setting.
-        plain, keeping: the forward call without and with what the backward pass needs.
+        call: the call. asks: whether any of its tensors asks for a gradient.
+        alike: what tells whether others are like them.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        tensors: Sequence[Tensor],
-        alike: Guard,
-        threads: int,
-        plain: Prepared,
-        keeping: Prepared,
-    ) -> None:
-        self.call, self.keeping = call, keeping
-        self._plain, self._threads, self._alike = plain, threads, alike
-        self._count = len(tensors)
-        self._asks = any(t.requires_grad for t in tensors)
+    def __init__(self, call: Call, asks: bool, alike: Guard) -> None:
+        self.call = call
+        self.threads = Team.threads()
+        self._asks, self._alike, self._count = asks, alike, call.arity
         self._saved_alike: Guard | None = None
+        self._prepared: list[Prepared | None] = [None, None]
 
     def __call__(self, *tensors: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Return the output and the final states; None if this is another kind of call.
@@ -93,40 +85,45 @@ class Repeat:
         Args:
             tensors: x, the parameters, the initial states; what is no tensor is another kind.
         """
-        if (
-            len(tensors) != self._count
-            or not self._alike(*tensors)
-            or Team.threads() != self._threads
-            or forward_derivatives()
-        ):
+        if len(tensors) != self._count:
+            return None
+        given: Sequence[Any] = tensors
+        if not self._alike(*tensors):
+            given = _distinct(tensors)
+            if given is tensors or not self._alike(*given):
+                return None
+        if Team.threads() != self.threads or forward_derivatives():
             return None
         if self._asks and torch.is_grad_enabled():
-            out, *finals = _apply(self, *tensors)
+            out, *finals = _apply(self, *given)
             return out, tuple(finals)
-        return self._plain(tensors, self.call.given)[:2]
+        return self.forward(given, keep=False)[:2]
+
+    def forward(
+        self, tensors: Sequence[Tensor], keep: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
+        """Return the output, the final states and what is kept for the backward pass."""
+        call, found = self.call, self._prepared[keep]
+        if found is None:
+            found = prepare(call.plan, call.rows, len(call.forms), self.threads, keep)
+            assert found is not None, "repeat() has asked whether the cell is plain"
+            self._prepared[keep] = found
+        return found(tensors, call.given)
 
     def differentiate(
         self, needs: Sequence[bool], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
         """Return the gradients of the call's tensors, as ``gradient.differentiate`` does."""
-        call, alike, count = self.call, self._saved_alike, self._count
-        if alike is not None and alike(*saved) and backward_obstacle(cotangents) is None:
-            directions, threads = len(call.forms), Team.threads()
-            short = prepare_backward(
-                call.plan, call.rows, directions, threads, call.given, needs[0]
-            )
-            if short is not None:
-                kept, ends = saved[count + 1 :], without_zeros(cotangents)
-                return short(saved[:count], saved[count], kept, ends, not keeps_graph())
-        found = differentiate(call, needs, saved, cotangents)
-        self._saved_alike = guard(saved) if self._fits(saved) else None
-        return found
-
-    def _fits(self, saved: Sequence[Tensor]) -> bool:
-        """Whether what was saved lies as a prepared call takes it."""
-        x, out = saved[0], saved[self._count]
-        others = (*saved[1 : self._count], *saved[self._count + 1 :])
-        return all(map(self.call.rows.in_order, (x, out))) and no_gaps(others)
+        call, alike = self.call, self._saved_alike
+        if backward_obstacle(cotangents) is not None:
+            return differentiate(call, needs, saved, cotangents)
+        done = None
+        if alike is not None and alike(*saved):
+            done = short_gradients(call, saved, cotangents, needs[0])
+        if done is None:
+            done = differentiate(call, needs, saved, cotangents)
+            self._saved_alike = guard(saved) if in_short_order(call, saved) else None
+        return done
 
 
 class _Repeated(torch.autograd.Function):
@@ -134,7 +131,7 @@ class _Repeated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, repeat: Repeat, *tensors: Tensor) -> tuple[Tensor, ...]:
-        out, finals, inner = repeat.keeping(tensors, repeat.call.given)
+        out, finals, inner = repeat.forward(tensors, keep=True)
         ctx.repeat = repeat
         ctx.save_for_backward(*tensors, out, *inner)
         ctx.set_materialize_grads(False)
@@ -146,4 +143,4 @@ class _Repeated(torch.autograd.Function):
         return None, *ctx.repeat.differentiate(needs, ctx.saved_tensors, cotangents)
 
 
-_apply = function(_Repeated)
+_apply = bare_apply(_Repeated)

@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-__all__ = ["Blanks", "Form", "contiguous", "in_huge_pages", "new_matrix"]
+__all__ = ["Blanks", "Strided", "contiguous", "in_huge_pages", "new_matrix"]
 
 _HUGE_FROM = 1 << 23
 """Bytes from which memory is asked for in huge pages.
@@ -20,7 +20,7 @@ touch them for the first time, page by page.
 _PAGE, _HUGE_ADVICE = 4096, 14  # MADV_HUGEPAGE of Linux
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _Sizes = tuple[int, ...]
-Form = tuple[_Sizes, _Sizes]
+Strided = tuple[_Sizes, _Sizes]
 """The shape and the strides of a tensor."""
 
 
@@ -41,7 +41,7 @@ class Blanks:
         dtype: a key of ``target.DTYPES``. forms: of the tensors.
     """
 
-    def __init__(self, dtype: str, *forms: Form) -> None:
+    def __init__(self, dtype: str, *forms: Strided) -> None:
         kind: torch.dtype = getattr(torch, dtype)
         self._forms = [(*form, kind) for form in forms]
         self._large = any(prod(shape) * kind.itemsize >= _HUGE_FROM for shape, _ in forms)
@@ -55,7 +55,7 @@ class Blanks:
         return made
 
 
-def contiguous(*shape: int) -> Form:
+def contiguous(*shape: int) -> Strided:
     """Return the form of a contiguous tensor with at least one dimension."""
     falling = accumulate(shape[:0:-1], lambda stride, n: stride * max(n, 1), initial=1)
     return shape, tuple(falling)[::-1]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cellwright.cpu.memory import Form
+from cellwright.cpu.memory import Strided
 from cellwright.cpu.target import DTYPES, host
 from cellwright.cpu.team import Team, team
 from cellwright.cpu.walks import Field, Layout, Share, Walk
@@ -273,7 +273,7 @@ class Rows:
         """Return the distances between steps and between rows of a matrix of rows."""
         return self.step_factor * width, self.row_factor * width
 
-    def form(self, width: int) -> Form:
+    def form(self, width: int) -> Strided:
         """Return the form of a dense sequence (L, N, width) that lies in this order."""
         shape = (self.layout.steps, self.layout.batch, width)
         return shape, (*self.distances(width), 1)

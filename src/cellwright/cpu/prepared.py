@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from cellwright.cpu.frame import PACKED, TURN
-from cellwright.cpu.memory import Blanks, Form, contiguous
+from cellwright.cpu.memory import Blanks, Strided, contiguous
 from cellwright.cpu.plan import Plan, Rows, projects_first, share_of
 from cellwright.cpu.walks import Field, Layout, Walk
 
 __all__ = [
     "MISSING",
     "Prepared",
+    "check_memory",
     "matrix_fields",
     "no_gaps",
     "plain",
@@ -29,8 +30,8 @@ __all__ = [
 
 _RAW_BATCH = 2
 """A single step of up to so many rows reads the weights as they lie: packing would cost more."""
-_MOST_PREPARED = 256
-"""How many calls a plan remembers; lengths beyond count anew."""
+_MOST_PREPARED = 1024
+"""How many calls a plan remembers; the oldest one goes."""
 
 
 _address = Tensor.data_ptr
@@ -42,6 +43,20 @@ MISSING: Any = object()
 def no_gaps(tensors: Iterable[Tensor]) -> bool:
     """Whether all are contiguous, as a prepared call takes them."""
     return all(map(_has_no_gaps, tensors))
+
+
+def check_memory(tensors: Iterable[Tensor]) -> None:
+    """Refuse tensors that have elements but nowhere to read them.
+
+    Raises:
+        RuntimeError: there is one.
+    """
+    for t in tensors:
+        if t.data_ptr() == 0 and t.numel() > 0:
+            raise RuntimeError(
+                f"expected tensors with memory, got one of shape {tuple(t.shape)} whose storage "
+                "was freed (resize_(0)); fill it again before the layer runs"
+            )
 
 
 def reads_raw(layout: Layout) -> bool:
@@ -63,7 +78,7 @@ def matrix_fields(plan: Plan, walk: Walk) -> dict[str, Field]:
 class _Made(NamedTuple):
     """What a call makes: its form, the buffer's name, and of which direction; 0 too for all."""
 
-    form: Form
+    form: Strided
     name: str
     direction: int = 0
 
@@ -202,6 +217,8 @@ class Prepared:
         made = self.blanks()
         ways, behind = self.ways[stated]
         addresses = [*map(_address, given), *map(_address, made)]
+        if 0 in addresses:
+            check_memory(given)
         for number, offset in behind:
             addresses.append(addresses[number] + offset)
         for form, arrange, fixed in ways:
@@ -217,7 +234,7 @@ class Prepared:
 def remember(plan: Plan, key: tuple[object, ...], prepared: object) -> None:
     """Keep a prepared call for the next one like it."""
     if len(plan.prepared) >= _MOST_PREPARED:
-        plan.prepared.clear()
+        plan.prepared.pop(next(iter(plan.prepared.copy())), None)
     plan.prepared[key] = prepared
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, contiguous_format
 from cellwright.cpu.frame import PACKED, SUM_ROWS
 from cellwright.cpu.memory import Blanks, contiguous
 from cellwright.cpu.plan import Plan, Rows, share_of
-from cellwright.cpu.prepared import MISSING, matrix_fields, plain, remember
+from cellwright.cpu.prepared import MISSING, check_memory, matrix_fields, plain, remember
 from cellwright.cpu.prepared_products import Fill, Places, PreparedProducts, fill_in
 
 if TYPE_CHECKING:
@@ -175,6 +175,8 @@ class PreparedBackward:
             addresses.append(addresses[0] + zeros if t is None else t.data_ptr())
         for group in (tensors, kept, das):
             addresses += map(_address, group)
+        if 0 in addresses[len(shared) :]:  # some of the shared ones need not be there at all
+            check_memory((*tensors, *kept))
         self._walk(addresses, dy)
         gradients = self.new_gradients()
         addresses += map(_address, gradients)

@@ -7,10 +7,10 @@ other a few rows: B and A in the first case. In the second they change places, f
 the wider side, and C is turned as it is written.
 
 Chunks of C are summed up, depths by depths, in memory that stays in the second-level cache. The
-tiles of the walks read both sides as they lie where the depths of a sum follow one another; depths
-in short runs are gathered first, and columns that fill no tile are copied aside in whole vectors.
-The loops over chunks follow Goto & van de Geijn (2008), without their packing: a chunk is used too
-seldom to pay for it.
+tiles of the walks read both sides as they lie where that is no slower: a chunk is used too seldom
+to pay for packing. Copied first are depths in short runs, columns that fill no tile, and depths so
+far apart that a cache would hold few of them. The loops over chunks follow Goto & van de Geijn
+(2008).
 
 A list of products is a struct of 8-byte fields: how many there are, how many threads take part, the
 table of the library's functions, memory of ``SCRATCH`` elements for each thread, then for each
@@ -45,13 +45,15 @@ __all__ = ["HEADER", "JOB", "MEMORY", "SCRATCH", "TABLE", "depth_table", "emit_p
 HEADER, JOB = 4, 11
 TABLE, MEMORY = 2, 3
 _DEPTH, _WIDE, _ROWS = 128, 256, 192
-"""Depths, vector columns and rows of a chunk: all three of its matrices take half a megabyte."""
+"""Depths, vector columns and rows of a chunk, whose three matrices take half a megabyte in
+float32."""
 _ALONE = 8
 """Depths from which a run is summed up by itself: writing its sums costs less than gathering."""
-_DENSE = 128
+_FAR_ROWS = 128
 """Elements from which depths of rows are far apart: their lines share few sets of a cache."""
-_PAGE, _MUCH = 4096, 256
-"""Bytes from which depths of columns are far apart, for tiles that take less than that of each."""
+_FAR_COLUMNS, _BROAD_TILE = 4096, 256
+"""Bytes from which depths of columns are, and of a tile's columns that nonetheless are not copied:
+it takes so much of each depth that it does not wait."""
 _SLACK = 16
 """A row that is written in whole vectors needs so much room behind it."""
 _SIDES = (_DEPTH * (_WIDE + _SLACK), _ROWS * (_DEPTH + _SLACK))
@@ -82,6 +84,8 @@ def depth_table(runs: Iterable[tuple[int, int, int]]) -> "array[int]":
             cut[-1] += (from_a + done, from_b + done, size)
             done += size
             room -= size
+    if not cut[-1]:
+        cut[-1] = [0, 0, 0]  # a run of nothing: a group has at least one
     table = array("q", (len(cut),))
     for group in cut:
         table.extend((sum(group[2::3]), len(group) // 3, *group))
@@ -92,6 +96,7 @@ def emit_products(target: Target, dtype: str) -> ir.Module:
     """Emit ``products(struct, thread)``."""
     module = ir.Module(f"products_{target.name}_{dtype}")
     s = Simd(module, "products", (POINTER, I64), target, dtype)
+    assert s.lanes <= _SLACK, "there is room behind a row for a whole vector"
     struct, thread = s.function.args
     threads, table = s.field(struct, 1), s.field(struct, TABLE, POINTER)
     memory = s.at(s.field(struct, MEMORY, POINTER), s.mul(thread, SCRATCH))
@@ -272,10 +277,10 @@ class _Product:
         up by that.
         """
         s, either = self.s, self.s.builder.or_
-        several, line = s.less(1, group.runs), self.block * s.scalar_bytes
-        far = s.less(_PAGE // s.scalar_bytes - 1, self.wide.depth)
-        wide = either(several, far) if line < _MUCH else several
-        apart = s.builder.and_(self.turned, s.less(_DENSE - 1, self.rows.depth))
+        several, tile = s.less(1, group.runs), self.block * s.scalar_bytes
+        far = s.less(_FAR_COLUMNS // s.scalar_bytes - 1, self.wide.depth)
+        wide = either(several, far) if tile < _BROAD_TILE else several
+        apart = s.builder.and_(self.turned, s.less(_FAR_ROWS - 1, self.rows.depth))
         return wide, either(several, apart)
 
     def _places(self, group: _Group, w: Value, r: Value) -> tuple[_Place, _Place]:

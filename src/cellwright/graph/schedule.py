@@ -31,7 +31,6 @@ class Buffer:
             ``unit`` one row for all; ``sum`` one for each thread, added to.
         start: for a ``step`` buffer read at another step, the ``row`` buffer that stands in where
             that step lies outside of the row's sequence.
-        raw: for a weight matrix read as it lies, unpacked.
     """
 
     name: str

@@ -112,6 +112,7 @@ class Recurrent(Module):
         self._state_sizes = (proj_size or hidden_size, *[hidden_size] * (len(cell.states) - 1))
         names = [self._register(k, {"device": device, "dtype": dtype}) for k in range(num_layers)]
         self._called = [[one.called() for one in layer] for layer in names]
+        self._names = [[name for _, own in layer for name in own] for layer in self._called]
         self._forget()
         self._all_weights = [one.ordered() for layer in names for one in layer]
         self._flat_weights_names = [name for row in self._all_weights for name in row]
@@ -133,7 +134,7 @@ class Recurrent(Module):
 
     def _forget(self) -> None:
         """Have no layer ready for a call like the ones before."""
-        self._repeats: list[Repeat | None] = [None] * self.num_layers
+        self._repeats: list[tuple[Repeat, ...]] = [()] * self.num_layers
         self._seen: list[torch.Size | None] = [None] * self.num_layers
 
     def reset_parameters(self) -> None:
@@ -183,8 +184,8 @@ class Recurrent(Module):
         """Return the output and the final states; shapes are in the class's description."""
         # The way of a dense batch is kept short: for a single step it is most of what a call costs.
         done = None
-        if self._single and self._repeats[0] is not None and not is_compiling():
-            done = self._repeated(self._repeats[0], input, hx)
+        if self._single and self._repeats[0] and not is_compiling():
+            done = self._repeated(input, hx)
         if done is None:
             if isinstance(input, PackedSequence):
                 return self._forward_packed(input, hx)
@@ -211,19 +212,37 @@ class Recurrent(Module):
         ):
             checks.reject_input(x, self._first_weight(x), self.input_size)
         states = None if hx is None else self._checked(hx, x, (batch,))
-        return self._run(x, states, None)
+        return self._run(x, states, None, asked=self._single)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what points into this process's memory."""
-        nothing = [None] * self.num_layers
-        return self.__dict__ | {"_repeats": nothing, "_seen": nothing.copy()}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_repeats", "_seen")}
 
-    def _repeated(self, again: Repeat, x: Any, hx: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
-        """Run a batch as the one before in all but values; None if it is not."""
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a state in, with nothing ready."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
+        self._forget()
+
+    def _repeated(self, x: Any, hx: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+        """Run a batch as one before in all but values; None if it is not."""
         states = () if hx is None else hx if self._several else (hx,)
         if type(states) is not tuple or type(x) is not Tensor or x.dim() != 3:
             return None
-        return again(x.transpose(0, 1) if self.batch_first else x, *self._held(0), *states)
+        return self._again(0, x.transpose(0, 1) if self.batch_first else x, states)
+
+    def _again(
+        self, layer: int, x: Tensor, states: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+        """Run a layer as in one of the last two kinds of call; None if it is another kind."""
+        try:
+            held = [*map(self._parameters.__getitem__, self._names[layer])]
+        except KeyError:  # parametrized, or replaced by a plain attribute
+            return None
+        for again in self._repeats[layer]:
+            done = again(x, *held, *states)
+            if done is not None:
+                return done
+        return None
 
     def _forward_unbatched(self, x: Tensor, hx: States | None) -> tuple[Tensor, Any]:
         """Run one sequence (L, H_in); states are (D · num_layers, H_out)."""
@@ -275,11 +294,19 @@ class Recurrent(Module):
         return states
 
     def _run(
-        self, x: Tensor, states: Sequence[Tensor] | None, batch_sizes: list[int] | None
+        self,
+        x: Tensor,
+        states: Sequence[Tensor] | None,
+        batch_sizes: list[int] | None,
+        *,
+        asked: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Run all layers over x (L, N, H_in), or packed (sum, H_in)."""
+        """Run all layers over x (L, N, H_in), or packed (sum, H_in).
+
+        ``asked``: the one layer is known not to be ready for a call like this one.
+        """
         if self.num_layers == 1:
-            return self._run_layer(0, x, states, batch_sizes)
+            return self._run_layer(0, x, states, batch_sizes, asked)
         parts = [state.chunk(self.num_layers) for state in states or ()]
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
@@ -287,7 +314,7 @@ class Recurrent(Module):
                 # masks are drawn in the order of memory: time first gives the masks of torch
                 x = dropout(x.contiguous(), self.dropout, training=True)
             own = None if states is None else [part[layer] for part in parts]
-            x, final = self._run_layer(layer, x, own, batch_sizes)
+            x, final = self._run_layer(layer, x, own, batch_sizes, False)
             finals.append(final)
         return x, tuple(torch.cat(layers) for layers in zip(*finals, strict=True))
 
@@ -297,29 +324,30 @@ class Recurrent(Module):
         x: Tensor,
         states: Sequence[Tensor] | None,
         batch_sizes: list[int] | None,
+        asked: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Run a layer, the short way where the last call was like this one."""
-        again, repeatable = self._repeats[layer], batch_sizes is None and not is_compiling()
-        if again is not None and repeatable:
-            done = again(x, *self._held(layer), *(states or ()))
+        """Run a layer, the short way where one of the last calls was like this one."""
+        dense = batch_sizes is None and not is_compiling()
+        if dense and not asked:
+            done = self._again(layer, x, states or ())
             if done is not None:
                 return done
         weights = self._weights(layer)
         made = operation.run_layer(self.cell, x, states, weights, batch_sizes, self.hidden_size)
-        if repeatable:
-            if x.shape == self._seen[layer]:  # the third call like this one can be short
-                given = states or ()
-                self._repeats[layer] = repeat(self.cell, x, given, weights, self.hidden_size)
-            self._seen[layer] = x.shape
+        if dense:
+            self._remember(layer, x, states or (), weights)
         return made
 
-    def _held(self, layer: int) -> list[Any]:
-        """Look up the parameters of a layer; nothing if one was replaced by another attribute."""
-        held: Any = self._parameters
-        try:
-            return [held[name] for _, names in self._called[layer] for name in names]
-        except KeyError:
-            return []
+    def _remember(
+        self, layer: int, x: Tensor, states: Sequence[Tensor], weights: list[Weights]
+    ) -> None:
+        """Be ready for a third call of this kind, if this is the second one of its size."""
+        held = all(name in self._parameters for name in self._names[layer])
+        if held and x.shape == self._seen[layer]:
+            made = repeat(self.cell, x, states, weights, self.hidden_size)
+            if made is not None:
+                self._repeats[layer] = (made, *self._repeats[layer][:1])
+        self._seen[layer] = x.shape
 
     def _weights(self, layer: int) -> list[Weights]:
         """Look up the parameters of a layer: on each call, for any may have been replaced."""
