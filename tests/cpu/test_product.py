@@ -28,11 +28,12 @@ def runs_of(depth, rng):
 def multiply(rows, columns, depth, by_columns, adds, threads, dtype, rng):
     """Return a product and what it should be, the memory around it guarded."""
     runs, shift = runs_of(depth, rng)
+    far = rng.choice([2, 2, 1030])  # lines a page apart, or not
     if by_columns:  # A lies depth by depth, as gradients of gates do
-        a = torch.randn(depth, rows + 2, dtype=dtype)[:, 1:-1].t()
+        a = torch.randn(depth, rows + far, dtype=dtype)[:, 1 : 1 + rows].t()
     else:
-        a = torch.randn(rows, depth + 2, dtype=dtype)[:, 1:-1]
-    b = torch.randn(depth + shift, columns + 3, dtype=dtype)[:, 2:-1]
+        a = torch.randn(rows, depth + far, dtype=dtype)[:, 1 : 1 + depth]
+    b = torch.randn(depth + shift, columns + far + 1, dtype=dtype)[:, 2 : 2 + columns]
     whole = torch.randn(rows + 2, columns + 4, dtype=dtype)
     before = whole.clone()
     c = whole[1:-1, 2:-2]
