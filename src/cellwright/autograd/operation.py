@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from cellwright.errors import CompileError
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights, interpret_layer
 
-__all__ = ["bare_apply", "plan_for", "run_layer"]
+__all__ = ["Differentiable", "apply", "plan_for", "run_layer"]
 
 
 def run_layer(
@@ -82,7 +82,7 @@ def _compiled(
         if _differentiates(tensors):
             forms = [w.form for w in weights]
             call = Call(plan, Rows(x, layout), batch_sizes, states is not None, forms)
-            out, *finals = _apply(call, *tensors)
+            out, *finals = apply(_Once(call), *tensors)
             return out, tuple(finals)
     out, ends, _ = _forward(plan, Rows(x, layout), x, states, weights, keep=False)
     return out, ends
@@ -129,12 +129,42 @@ def _differentiates(tensors: Sequence[Tensor]) -> bool:
     return False
 
 
+class Differentiable(Protocol):
+    """A call that the operation runs, and whose gradients it asks for."""
+
+    def forward(
+        self, tensors: Sequence[Tensor], keep: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
+        """Return the output, the final states and what is kept for the backward pass."""
+
+    def differentiate(
+        self, needs: Sequence[bool], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        """Return the gradients of the call's tensors; see ``gradient.differentiate``."""
+
+
+class _Once(NamedTuple):
+    """A call that is not like one before it."""
+
+    call: Call
+
+    def forward(
+        self, tensors: Sequence[Tensor], keep: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
+        return _forward(self.call.plan, self.call.rows, *self.call.split(tensors), keep=keep)
+
+    def differentiate(
+        self, needs: Sequence[bool], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        return differentiate(self.call, needs, saved, cotangents)
+
+
 class _Layer(torch.autograd.Function):
     """A layer whose backward pass is the derived walk."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-        out, finals, inner = _forward(call.plan, call.rows, *call.split(tensors), keep=True)
+    def forward(ctx: Any, call: Differentiable, *tensors: Tensor) -> tuple[Tensor, ...]:
+        out, finals, inner = call.forward(tensors, keep=True)
         ctx.call = call
         ctx.save_for_backward(*tensors, out, *inner)
         ctx.set_materialize_grads(False)
@@ -143,17 +173,13 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
         needs = ctx.needs_input_grad[1:]
-        return None, *differentiate(ctx.call, needs, ctx.saved_tensors, cotangents)
+        return None, *ctx.call.differentiate(needs, ctx.saved_tensors, cotangents)
 
 
-def bare_apply(kind: type[torch.autograd.Function]) -> Callable[..., tuple[Tensor, ...]]:
-    """Return what ``kind.apply`` calls in the end, without what comes before for torch.func.
+_parent: Any = super(torch.autograd.Function, _Layer)
+apply: Callable[..., tuple[Tensor, ...]] = _parent.apply
+"""Run a ``Differentiable`` call with its tensors.
 
-    That is for functions which torch.func transforms; here it is an obstacle.
-    """
-    parent: Any = super(torch.autograd.Function, kind)
-    applied: Callable[..., tuple[Tensor, ...]] = parent.apply
-    return applied
-
-
-_apply = bare_apply(_Layer)
+This is what ``_Layer.apply`` calls in the end; what comes before is for functions that torch.func
+transforms, and here that is an obstacle.
+"""

@@ -13,7 +13,7 @@ from torch import Tensor
 from cellwright.autograd.gradient import Call, differentiate, in_short_order, short_gradients
 from cellwright.autograd.guard import Guard, guard
 from cellwright.autograd.obstacle import backward_obstacle, forward_derivatives, obstacle
-from cellwright.autograd.operation import bare_apply, plan_for
+from cellwright.autograd.operation import apply, plan_for
 from cellwright.cpu.plan import Rows
 from cellwright.cpu.prepared import Prepared, no_gaps, plain, prepare
 from cellwright.cpu.team import Team
@@ -95,7 +95,7 @@ class Repeat:
         if Team.threads() != self.threads or forward_derivatives():
             return None
         if self._asks and torch.is_grad_enabled():
-            out, *finals = _apply(self, *given)
+            out, *finals = apply(self, *given)
             return out, tuple(finals)
         return self.forward(given, keep=False)[:2]
 
@@ -124,23 +124,3 @@ class Repeat:
             done = differentiate(call, needs, saved, cotangents)
             self._saved_alike = guard(saved) if in_short_order(call, saved) else None
         return done
-
-
-class _Repeated(torch.autograd.Function):
-    """A layer whose call has a short way."""
-
-    @staticmethod
-    def forward(ctx: Any, repeat: Repeat, *tensors: Tensor) -> tuple[Tensor, ...]:
-        out, finals, inner = repeat.forward(tensors, keep=True)
-        ctx.repeat = repeat
-        ctx.save_for_backward(*tensors, out, *inner)
-        ctx.set_materialize_grads(False)
-        return out, *finals
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        needs = ctx.needs_input_grad[1:]
-        return None, *ctx.repeat.differentiate(needs, ctx.saved_tensors, cotangents)
-
-
-_apply = bare_apply(_Repeated)
