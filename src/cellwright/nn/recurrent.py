@@ -184,7 +184,7 @@ class Recurrent(Module):
         """Return the output and the final states; shapes are in the class's description."""
         # The way of a dense batch is kept short: for a single step it is most of what a call costs.
         done = None
-        if self._single and self._repeats[0] and not is_compiling():
+        if self._single and not is_compiling() and self._repeats[0]:
             done = self._repeated(input, hx)
         if done is None:
             if isinstance(input, PackedSequence):
