@@ -186,3 +186,23 @@ def test_vmap_over_gradients() -> None:
     with pytest.warns(InterpreterWarning, match=r"torch\.func"):
         found = taken(ours)
     assert_close(found, taken(theirs))
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_vmap_over_gradients_of_gradients(grows: bool) -> None:
+    ours, theirs, _ = warmed("GRU", grad=True)
+    x = torch.randn(4, 2, 3, requires_grad=True)
+    cotangents = torch.randn(5, 4, 2, 3, requires_grad=grows)
+    output, expected = ours(x)[0], theirs(x)[0]
+
+    def one(g: Tensor) -> Tensor:
+        return torch.autograd.grad(output, x, g, create_graph=True)[0]
+
+    with pytest.warns(InterpreterWarning, match="."):
+        found = torch.func.vmap(one)(cotangents)
+    rows = [torch.autograd.grad(expected, x, g, create_graph=True)[0] for g in cotangents]
+    wanted = [x, cotangents] if grows else [x]
+    left = torch.autograd.grad(found.square().sum(), wanted)
+    right = torch.autograd.grad(torch.stack(rows).square().sum(), wanted)
+    for a, b in zip(left, right, strict=True):
+        assert_close(a, b)

@@ -244,3 +244,49 @@ def test_gradients_of_several_cotangents_at_once(kind: str) -> None:
         expected = torch.autograd.grad(theirs(x)[0], [x, *theirs.parameters()], cotangent)
         for several, one in zip(found, expected, strict=True):
             assert_close(several[i], one)
+
+
+def chained(module, x, other):
+    """One module twice, its state carried along."""
+    output, hx = module(x)
+    return module(output, hx)[0]
+
+
+def following(module, x, other):
+    """An initial state that follows from the input."""
+    state = other * x.sum(0, keepdim=True)
+    return module(x, (state, state) if module.mode == "LSTM" else state)[0]
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("use", [chained, following])
+def test_second_derivatives_where_one_input_follows_from_another(kind, use):
+    options = {"dtype": torch.float64}
+    ours, theirs = getattr(nn, kind)(4, 4, **options), getattr(torch.nn, kind)(4, 4, **options)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    other = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    results = []
+    for module in (ours, theirs):
+        wanted = [x, *module.parameters()]
+        first = torch.autograd.grad(use(module, x, other).square().sum(), wanted, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), wanted)
+        results.append([*first, *second])
+    for left, right in zip(*results, strict=True):
+        assert_close(left, right)
+
+
+def test_second_derivatives_of_tied_weights():
+    gradients = []
+    for library in (nn, torch.nn):
+        torch.manual_seed(5)
+        module = library.GRU(4, 4, 2, dtype=torch.float64)
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            setattr(module, f"{name}_l1", getattr(module, f"{name}_l0"))
+        x, parameters = torch.randn(3, 2, 4, dtype=torch.float64), list(module.parameters())
+        loss = module(x)[0].square().sum()
+        first = torch.autograd.grad(loss, parameters, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), parameters)
+        gradients.append([*first, *second])
+    for left, right in zip(*gradients, strict=True):
+        assert_close(left, right)

@@ -198,7 +198,10 @@ def _interpreted(
     warn(plan.cell, cause)
     if functorch_level() is not None:
         return _pulled_back(call, tensors, cotangents)
-    if not again:  # the saved tensors belong to a graph that is not to grow
+    if again:
+        # gradients must end here, even where one tensor follows from another, or stands twice
+        tensors = [t.view_as(t) for t in tensors]
+    else:  # the saved tensors belong to a graph that is not to grow
         tensors = [t.detach().requires_grad_(n) for t, n in zip(tensors, needs, strict=True)]
     x, states, weights = call.split(tensors)
     with torch.enable_grad():
@@ -221,7 +224,8 @@ def _pulled_back(
         out, finals = interpret_layer(call.plan.cell, x, states, weights, sizes, units)
         return (out, *finals)
 
-    pulled: Any = torch.func.vjp(run, *(t.detach() for t in tensors))
+    grows = torch.is_grad_enabled()  # whether the result is to be differentiated again
+    pulled: Any = torch.func.vjp(run, *(t if grows else t.detach() for t in tensors))
     outputs, pull_back = pulled
     pairs = zip(outputs, cotangents, strict=True)
     return [*pull_back(tuple(torch.zeros_like(o) if g is None else g for o, g in pairs))]
