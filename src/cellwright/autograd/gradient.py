@@ -7,17 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cellwright.autograd.obstacle import (
-    DTYPE_NAMES,
-    backward_obstacle,
-    functorch_level,
-    lacks_memory,
-)
+from cellwright.autograd.obstacle import DTYPE_NAMES, backward_obstacle, functorch_level
 from cellwright.cpu.backward import backward_layer
+from cellwright.cpu.memory import lacks_memory
 from cellwright.cpu.plan import Kept, Plan, Rows
 from cellwright.cpu.prepared import no_gaps
 from cellwright.cpu.prepared_backward import prepare_backward
-from cellwright.cpu.team import Team
 from cellwright.errors import InterpreterWarning
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Form, Weights, interpret_layer
@@ -51,6 +46,13 @@ class Call(NamedTuple):
         """How many tensors it has."""
         states = len(self.plan.cell.states) if self.given else 0
         return 1 + len(self.forms) * len(self.plan.shapes) + states
+
+    @staticmethod
+    def join(
+        x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
+    ) -> list[Tensor]:
+        """Return the tensors of a call in its order; ``split`` takes them apart again."""
+        return [x, *(t for w in weights for t in w.tensors), *(states or ())]
 
     def split(
         self, tensors: Sequence[Tensor]
@@ -110,9 +112,8 @@ def short_gradients(
     call: Call, saved: Sequence[Tensor], cotangents: Sequence[Tensor | None], want_x: bool
 ) -> Sequence[Tensor | None] | None:
     """Return the gradients of a dense call the short way, or None if its cell has none."""
-    plan, count = call.plan, call.arity
-    directions, threads = len(call.forms), Team.threads()
-    short = prepare_backward(plan, call.rows, directions, threads, call.given, want_x)
+    count, directions = call.arity, len(call.forms)
+    short = prepare_backward(call.plan, call.rows, directions, call.given, want_x)
     if short is None:
         return None
     tensors, out, kept = saved[:count], saved[count], saved[count + 1 :]
@@ -194,8 +195,8 @@ def _interpreted(
     cause: str,
 ) -> list[Tensor | None]:
     """Return the interpreter's gradients, which can be differentiated again if grad is enabled."""
-    plan, again = call.plan, torch.is_grad_enabled()
-    warn(plan.cell, cause)
+    again = torch.is_grad_enabled()
+    warn(call.plan.cell, cause)
     if functorch_level() is not None:
         return _pulled_back(call, tensors, cotangents)
     if again:
@@ -203,29 +204,30 @@ def _interpreted(
         tensors = [t.view_as(t) for t in tensors]
     else:  # the saved tensors belong to a graph that is not to grow
         tensors = [t.detach().requires_grad_(n) for t, n in zip(tensors, needs, strict=True)]
-    x, states, weights = call.split(tensors)
     with torch.enable_grad():
-        out, finals = interpret_layer(plan.cell, x, states, weights, call.batch_sizes, plan.units)
-    pairs = [(o, g) for o, g in zip((out, *finals), cotangents, strict=True) if g is not None]
+        made = _interpret(call, tensors)
+    pairs = [(o, g) for o, g in zip(made, cotangents, strict=True) if g is not None]
     wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
     outputs, given = zip(*pairs, strict=True)
     found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=again, allow_unused=True))
     return [next(found) if need else None for need in needs]
 
 
+def _interpret(call: Call, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the output and the final states as the interpreter computes them."""
+    x, states, weights = call.split(tensors)
+    sizes, units = call.batch_sizes, call.plan.units
+    out, finals = interpret_layer(call.plan.cell, x, states, weights, sizes, units)
+    return (out, *finals)
+
+
 def _pulled_back(
     call: Call, tensors: Sequence[Tensor], cotangents: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Return gradients inside of a transformation by torch.func."""
-
-    def run(*given: Tensor) -> tuple[Tensor, ...]:
-        x, states, weights = call.split(given)
-        sizes, units = call.batch_sizes, call.plan.units
-        out, finals = interpret_layer(call.plan.cell, x, states, weights, sizes, units)
-        return (out, *finals)
-
     grows = torch.is_grad_enabled()  # whether the result is to be differentiated again
-    pulled: Any = torch.func.vjp(run, *(t if grows else t.detach() for t in tensors))
+    primals = [t if grows else t.detach() for t in tensors]
+    pulled: Any = torch.func.vjp(lambda *given: _interpret(call, given), *primals)
     outputs, pull_back = pulled
     pairs = zip(outputs, cotangents, strict=True)
     return [*pull_back(tuple(torch.zeros_like(o) if g is None else g for o, g in pairs))]

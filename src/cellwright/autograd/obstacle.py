@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from cellwright.cpu.memory import lacks_memory
 from cellwright.cpu.target import DTYPES
 from cellwright.graph.interpret import Weights
 
@@ -13,7 +14,6 @@ __all__ = [
     "backward_obstacle",
     "forward_derivatives",
     "functorch_level",
-    "lacks_memory",
     "obstacle",
 ]
 
@@ -49,11 +49,6 @@ def obstacle(x: Tensor, weights: Sequence[Weights], states: Sequence[Tensor] = (
     if any(map(lacks_memory, tensors)):
         return "a tensor has no memory: it stands for zeros, or its storage was freed"
     return None
-
-
-def lacks_memory(t: Tensor) -> bool:
-    """Whether a tensor has elements but nowhere to read them."""
-    return t.data_ptr() == 0 and t.numel() > 0
 
 
 def _transformation(x: Tensor) -> str | None:

@@ -12,7 +12,6 @@ from cellwright.autograd.obstacle import DTYPE_NAMES, obstacle
 from cellwright.cpu.forward import forward_layer
 from cellwright.cpu.plan import Plan, Rows, plan_of
 from cellwright.cpu.prepared import no_gaps, prepare
-from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Layout, dense
 from cellwright.errors import CompileError
 from cellwright.graph.cell import Cell
@@ -73,18 +72,14 @@ def _compiled(
     weights: Sequence[Weights],
     batch_sizes: list[int] | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    layout = _layout(x, batch_sizes)
+    rows = Rows(x, _layout(x, batch_sizes))
     if torch.is_grad_enabled():
-        tensors = [x]
-        for w in weights:
-            tensors += w.tensors
-        tensors += states or ()
+        tensors = Call.join(x, states, weights)
         if _differentiates(tensors):
-            forms = [w.form for w in weights]
-            call = Call(plan, Rows(x, layout), batch_sizes, states is not None, forms)
+            call = Call(plan, rows, batch_sizes, states is not None, [w.form for w in weights])
             out, *finals = apply(_Once(call), *tensors)
             return out, tuple(finals)
-    out, ends, _ = _forward(plan, Rows(x, layout), x, states, weights, keep=False)
+    out, ends, _ = _forward(plan, rows, x, states, weights, keep=False)
     return out, ends
 
 
@@ -98,10 +93,10 @@ def _forward(
 ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
     """Run the forward walks, the short way where that is open; also return what is kept."""
     if rows.layout.counts is None:
-        short = prepare(plan, rows, len(weights), Team.threads(), keep)
-        others = [t for group in (*(w.tensors for w in weights), states or ()) for t in group]
-        if short is not None and rows.in_order(x) and no_gaps(others):
-            return short((x, *others), states is not None)
+        short = prepare(plan, rows, len(weights), keep)
+        tensors = Call.join(x, states, weights)
+        if short is not None and rows.in_order(x) and no_gaps(tensors[1:]):
+            return short(tensors, states is not None)
     out, finals, kept = forward_layer(plan, rows.layout, *contiguous_rows(x, states, weights), keep)
     if not keep:
         return out, finals, []

@@ -41,10 +41,10 @@ def repeat(
         hidden_size: H_out.
     """
     rows = Rows(x, dense(x.shape[0], x.shape[1]))
-    others = [*(t for w in weights for t in w.tensors), *states]
-    if not (rows.in_order(x) and no_gaps(others)) or obstacle(x, weights, states) is not None:
+    given = Call.join(x, states, weights)
+    if not (rows.in_order(x) and no_gaps(given[1:])) or obstacle(x, weights, states) is not None:
         return None
-    tensors, plan = _distinct([x, *others]), plan_for(cell, x, weights, hidden_size)
+    tensors, plan = _distinct(given), plan_for(cell, x, weights, hidden_size)
     alike = guard(tensors)
     if alike is None or plan is None or not plain(plan, len(weights)):
         return None
@@ -54,14 +54,10 @@ def repeat(
 
 def _distinct(tensors: Sequence[Any]) -> Sequence[Any]:
     """Put a view for each tensor that stands here a second time: a guard takes each only once."""
-    if len({*map(id, tensors)}) == len(tensors):
+    first = {id(t): k for k, t in reversed([*enumerate(tensors)])}
+    if len(first) == len(tensors) or not all(isinstance(t, Tensor) for t in tensors):
         return tensors
-    found: dict[int, Any] = {}
-    for k, t in enumerate(tensors):
-        first = found.setdefault(id(t), k) == k
-        if not first and not isinstance(t, Tensor):
-            return tensors
-    return [t if found[id(t)] == k else t.view_as(t) for k, t in enumerate(tensors)]
+    return [t if first[id(t)] == k else t.view_as(t) for k, t in enumerate(tensors)]
 
 
 class Repeat:
@@ -105,7 +101,7 @@ class Repeat:
         """Return the output, the final states and what is kept for the backward pass."""
         call, found = self.call, self._prepared[keep]
         if found is None:
-            found = prepare(call.plan, call.rows, len(call.forms), self.threads, keep)
+            found = prepare(call.plan, call.rows, len(call.forms), keep)
             assert found is not None, "repeat() has asked whether the cell is plain"
             self._prepared[keep] = found
         return found(tensors, call.given)

@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-__all__ = ["Blanks", "Strided", "contiguous", "in_huge_pages", "new_matrix"]
+__all__ = ["Blanks", "Strided", "contiguous", "in_huge_pages", "lacks_memory", "new_matrix"]
 
 _HUGE_FROM = 1 << 23
 """Bytes from which memory is asked for in huge pages.
@@ -59,6 +59,11 @@ def contiguous(*shape: int) -> Strided:
     """Return the form of a contiguous tensor with at least one dimension."""
     falling = accumulate(shape[:0:-1], lambda stride, n: stride * max(n, 1), initial=1)
     return shape, tuple(falling)[::-1]
+
+
+def lacks_memory(t: Tensor) -> bool:
+    """Whether a tensor has elements but nowhere to read them."""
+    return t.data_ptr() == 0 and t.numel() > 0
 
 
 def new_matrix(x: Tensor, rows: int, width: int) -> Tensor:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from cellwright.cpu.frame import PACKED, TURN
-from cellwright.cpu.memory import Blanks, Strided, contiguous
+from cellwright.cpu.memory import Blanks, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import Plan, Rows, projects_first, share_of
+from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Field, Layout, Walk
 
 __all__ = [
@@ -52,7 +53,7 @@ def check_memory(tensors: Iterable[Tensor]) -> None:
         RuntimeError: there is one.
     """
     for t in tensors:
-        if t.data_ptr() == 0 and t.numel() > 0:
+        if lacks_memory(t):
             raise RuntimeError(
                 f"expected tensors with memory, got one of shape {tuple(t.shape)} whose storage "
                 "was freed (resize_(0)); fill it again before the layer runs"
@@ -238,10 +239,10 @@ def remember(plan: Plan, key: tuple[object, ...], prepared: object) -> None:
     plan.prepared[key] = prepared
 
 
-def prepare(plan: Plan, rows: Rows, directions: int, threads: int, keep: bool) -> Prepared | None:
+def prepare(plan: Plan, rows: Rows, directions: int, keep: bool) -> Prepared | None:
     """Return the prepared call, or None if the cell needs more memory than it has room for."""
     layout = rows.layout
-    key = (layout.steps, layout.batch, rows.batch_first, directions, threads, keep)
+    key = (layout.steps, layout.batch, rows.batch_first, directions, Team.threads(), keep)
     found: Prepared | None = plan.prepared.get(key, MISSING)
     if found is MISSING:
         found = Prepared(plan, rows, directions, keep) if plain(plan, directions) else None

@@ -14,6 +14,7 @@ from cellwright.cpu.memory import Blanks, contiguous
 from cellwright.cpu.plan import Plan, Rows, share_of
 from cellwright.cpu.prepared import MISSING, check_memory, matrix_fields, plain, remember
 from cellwright.cpu.prepared_products import Fill, Places, PreparedProducts, fill_in
+from cellwright.cpu.team import Team
 
 if TYPE_CHECKING:
     from array import array
@@ -78,12 +79,9 @@ class PreparedBackward:
         shared |= {f"vector.{v}" for v in plan.cell.vectors}
         rows = self.layout.batch * plan.units
         sizes |= {name: rows for name in walk.names if name not in shared}
-        found = [_Scratch(*one, size) for one, size in self._each_way(sizes)]
+        found = [_Scratch(name, d, n) for d in self.directions for name, n in sizes.items()]
         zeros = rows * len(self.directions)
         return [*found, *(_Scratch(f"zeros.{state}", 0, zeros) for state in plan.cell.states)]
-
-    def _each_way(self, sizes: dict[str, int]) -> list[tuple[tuple[str, int], int]]:
-        return [((name, d), size) for d in self.directions for name, size in sizes.items()]
 
     def _places(self, scratch: list[_Scratch]) -> Places:
         """Say for each name which of the addresses of a call it is at, and how far from there."""
@@ -208,10 +206,10 @@ class PreparedBackward:
 
 
 def prepare_backward(
-    plan: Plan, rows: Rows, directions: int, threads: int, given: bool, want_x: bool
+    plan: Plan, rows: Rows, directions: int, given: bool, want_x: bool
 ) -> PreparedBackward | None:
     """Return the prepared call, or None if the cell needs more memory than it has room for."""
-    layout = rows.layout
+    layout, threads = rows.layout, Team.threads()
     key = (layout.steps, layout.batch, rows.batch_first, directions, threads, given, want_x)
     found: PreparedBackward | None = plan.prepared.get(key, MISSING)
     if found is MISSING:

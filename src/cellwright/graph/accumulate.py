@@ -103,12 +103,13 @@ def _absorb(step: Step) -> Step:
             users.setdefault(arg, []).append(e)
     held: dict[Expr, Expr] = {}
     for k in range(len(step.accumulators)):
-        leaves, one = users.get(leaf("accumulator", k), []), leaf("accumulator", k)
-        if one in roots or len(leaves) != 1 or not ELEMENTWISE[leaves[0].op].by_value:
+        one = leaf("accumulator", k)
+        readers = users.get(one, [])
+        if one in roots or len(readers) != 1 or not ELEMENTWISE[readers[0].op].by_value:
             continue
-        if all(user.op != leaves[0].op for user in users.get(leaves[0], [])):  # no tanh(tanh(Σ))
-            held[leaves[0]] = one
-    (*replaced,) = substitute(roots, held.get)
+        if all(user.op != readers[0].op for user in users.get(readers[0], [])):  # no tanh(tanh(Σ))
+            held[readers[0]] = one
+    replaced = substitute(roots, held.get)
     source = dict(zip(roots, replaced, strict=True))
     functions = {one.value: e.op for e, one in held.items()}
     accumulators = tuple(
