@@ -87,6 +87,34 @@ def test_blanks_are_as_torch_makes_them(shape, monkeypatch):
             assert (made.dtype, made.device) == (expected.dtype, expected.device)
 
 
+def test_a_spare_block_goes_to_one_taker_at_a_time():
+    spares = memory.Spares("float64")
+    first, second = spares.take(100), spares.take(100)
+    assert first.data_ptr() != second.data_ptr()
+    assert (first.dtype, first.numel()) == (torch.float64, 100)
+    spares.put_back(first)
+    assert spares.take(50) is first
+    spares.put_back(first)
+    larger = spares.take(101)
+    assert larger.numel() == 101
+    assert spares.take(101) is not larger
+
+
+def test_few_and_small_blocks_are_kept():
+    spares = memory.Spares("float32")
+    most = memory._SPARE_BYTES // 4
+    for size in (most, most + 1):
+        block = spares.take(size)
+        spares.put_back(block)
+        assert (spares.take(size) is block) == (size == most)
+    blocks = [spares.take(10) for _ in range(memory._SPARE_BLOCKS + 1)]
+    for block in blocks:
+        spares.put_back(block)
+    for block in blocks[-2::-1]:
+        assert spares.take(10) is block
+    assert all(spares.take(10) is not block for block in blocks)
+
+
 def test_fences_see_what_was_never_written(fences):
     assert torch.empty(3).isnan().all()
     assert torch.ones(2).new_empty(2, 3).isnan().all()

@@ -3,13 +3,23 @@
 import ctypes
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import accumulate, starmap
 from math import prod
 
 import torch
 from torch import Tensor
 
-__all__ = ["Blanks", "Strided", "contiguous", "in_huge_pages", "lacks_memory", "new_matrix"]
+__all__ = [
+    "Blanks",
+    "Spares",
+    "Strided",
+    "contiguous",
+    "in_huge_pages",
+    "lacks_memory",
+    "new_matrix",
+    "spares",
+]
 
 _HUGE_FROM = 1 << 23
 """Bytes from which memory is asked for in huge pages.
@@ -17,6 +27,8 @@ _HUGE_FROM = 1 << 23
 The C library hands blocks of over 32 MiB back to the system each time, so that every call would
 touch them for the first time, page by page.
 """
+_SPARE_BYTES, _SPARE_BLOCKS = 1 << 22, 4
+"""Blocks up to so large are kept from call to call, at most so many of a dtype."""
 _PAGE, _HUGE_ADVICE = 4096, 14  # MADV_HUGEPAGE of Linux
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _Sizes = tuple[int, ...]
@@ -53,6 +65,42 @@ class Blanks:
             for t in made:
                 in_huge_pages(t)
         return made
+
+
+class Spares:
+    """Blocks of memory that only machine code sees, kept from call to call.
+
+    The C library hands the end of its heap back to the system whenever much of it is free, as after
+    the backward pass of any model. A call would then touch the memory of its packed weights for the
+    first time, page by page, which takes as long as packing them. And what the call before used,
+    be it another layer's, is still in the caches.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._blocks: list[Tensor] = []
+
+    def take(self, size: int) -> Tensor:
+        """Return a block of at least ``size`` elements, which nobody else has."""
+        try:
+            block = self._blocks.pop()
+        except IndexError:
+            return self._new(size)
+        return block if block.numel() >= size else self._new(size)
+
+    def put_back(self, block: Tensor) -> None:
+        """Keep a block for others; one that is not put back is freed with its last reference."""
+        if block.nbytes <= _SPARE_BYTES and len(self._blocks) < _SPARE_BLOCKS:
+            self._blocks.append(block)
+
+    def _new(self, size: int) -> Tensor:
+        return in_huge_pages(torch.empty(size, dtype=self._dtype, device="cpu"))
+
+
+@lru_cache(maxsize=4)
+def spares(dtype: str) -> Spares:
+    """Return the spare blocks of a dtype."""
+    return Spares(dtype)
 
 
 def contiguous(*shape: int) -> Strided:

@@ -111,6 +111,7 @@ class Prepared:
         layout = self.layout = rows.layout  # the structs have the address of its bounds
         self.plan, self.rows, self.walk = plan, rows, plan.forward_walk
         self.directions = range(directions)
+        self.width = len(plan.step.accumulators) * plan.units
         self.keep, self.raw = keep, not keep and reads_raw(layout)
         self.share = share_of(plan, layout)
         self.ahead = not self.raw and projects_first(plan, layout, self.share)
@@ -118,6 +119,9 @@ class Prepared:
         self.blanks = Blanks(plan.dtype, *(one.form for one in made))
         kept = directions * len(plan.ends) if keep else 0
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
+        self.hidden = 0 if self.raw else self.walk.packed_size
+        if self.ahead and not keep:  # behind the packed weights
+            self.hidden += layout.rows * self.width
         self.end = self.walk.places.end
         self.ways = [self._ways(made, stated) for stated in (False, True)]
         self.turn = 0 if self.raw else 1  # what was packed last is in the caches
@@ -126,30 +130,25 @@ class Prepared:
         """Return what is made anew on each call.
 
         The output, the final states; what is kept of each direction: the accumulators, then the
-        states of all steps but the first; what only the walks need.
+        states of all steps but the first.
         """
         plan, rows, D = self.plan, self.rows, len(self.directions)
         H, N, count = plan.units, self.layout.batch, self.layout.rows
-        accumulators = contiguous(count, len(plan.step.accumulators) * H)
         made = [_Made(rows.form(D * H), plan.ends[0][0])]
         made += [_Made(contiguous(D, N, H), end) for _, _, end in plan.ends]
         for d in self.directions if self.keep else ():
-            made.append(_Made(accumulators, "a", d))
+            made.append(_Made(contiguous(count, self.width), "a", d))
             made += [_Made(contiguous(count, H), state, d) for state, _, _ in plan.ends[1:]]
-        if self.ahead and not self.keep:
-            made.append(_Made(accumulators, "a"))
-        if not self.raw:
-            made.append(_Made(contiguous(self.walk.packed_size), "packed"))
         return made
 
     def _ways(self, made: list[_Made], stated: bool) -> tuple[list[_Given], list[tuple[int, int]]]:
         """Return what each direction is given, and the addresses that follow from others.
 
         The addresses of a call are those of x, the parameters, the initial states if ``stated``,
-        what is made; then those that lie so many bytes behind one of them.
+        what is made, the hidden memory; then those that lie so many bytes behind one of them.
         """
         plan, places, cell = self.plan, self.walk.places, self.plan.cell
-        at = places.buffers | {"packed": PACKED}
+        at = places.buffers
         own = [places.matrices[b] for b in cell.bundles]
         own += [at[f"bias.{b}"] for b in cell.bundles if plan.bias]
         own += [at[f"vector.{v}"] for v in cell.vectors]
@@ -157,8 +156,12 @@ class Prepared:
         known = [(0, at["x"]), *((d, place) for d in self.directions for place in own)]
         known += [(0, start) for start in starts]
         known += [(one.direction, at[one.name]) for one in made]
+        known += [(0, PACKED)] if self.hidden else []
         number = {place: k for k, place in enumerate(known)}
         behind: list[tuple[int, int]] = []
+        if self.ahead and not self.keep:
+            behind.append((number[0, PACKED], self.walk.packed_size * plan.item))
+            number[0, at["a"]] = len(known)
         state = self.layout.batch * plan.units  # elements of one direction's
         jumps = dict.fromkeys([*starts, *(at[end] for _, _, end in plan.ends)], state)
         for d in self.directions[1:]:
@@ -187,7 +190,7 @@ class Prepared:
     def _struct(self, d: int, stated: bool) -> "array[int]":
         plan, walk, rows = self.plan, self.walk, self.rows
         H = plan.units
-        accumulators = (0, *rows.distances(len(plan.step.accumulators) * H))
+        accumulators = (0, *rows.distances(self.width))
         fields: dict[str, Field] = dict.fromkeys(walk.names, (0, 0, H))
         fields["x"] = (0, *rows.distances(plan.inputs))
         fields["a"] = (plan.dump.data_ptr(), 0, 0)
@@ -220,6 +223,9 @@ class Prepared:
         addresses = [*map(_address, given), *map(_address, made)]
         if 0 in addresses:
             check_memory(given)
+        hidden = self.walk.spares.take(self.hidden) if self.hidden else None
+        if hidden is not None:
+            addresses.append(hidden.data_ptr())
         for number, offset in behind:
             addresses.append(addresses[number] + offset)
         for form, arrange, fixed in ways:
@@ -227,6 +233,8 @@ class Prepared:
             struct[PACKED : self.end] = array("q", arrange(addresses + fixed))
             struct[TURN] = self.turn
             self.walk.run(struct, self.share)
+        if hidden is not None:
+            self.walk.spares.put_back(hidden)
         if self.raw:
             self.turn ^= 1
         return made[0], tuple(made[1 : self.kept.start]), made[self.kept]

@@ -66,7 +66,6 @@ class PreparedBackward:
         self.new_scratch = Blanks(dtype, contiguous(scratch), *dx)
         self.new_da = Blanks(dtype, *[contiguous(self.layout.rows, self.width)] * D)
         self.new_state = Blanks(dtype, contiguous(D, self.layout.batch, plan.units))
-        self.new_packed = Blanks(dtype, contiguous(self.walk.packed_size))
         self.new_gradients = Blanks(dtype, *[contiguous(*shape) for shape in plan.shapes] * D)
 
     def _scratch(self) -> list[_Scratch]:
@@ -183,7 +182,7 @@ class PreparedBackward:
 
     def _walk(self, addresses: list[int], dy: Tensor | None) -> None:
         """Go through the steps; memory for the packed weights is held no longer than that."""
-        (packed,) = self.new_packed()
+        packed = self.walk.spares.take(self.walk.packed_size)
         for template, fills in self.ways:
             struct = fill_in(template, fills, addresses)
             if dy is None:
@@ -194,6 +193,7 @@ class PreparedBackward:
             struct[self.dy_strides], struct[self.dy_strides + 1] = steps, rows
             struct[PACKED] = packed.data_ptr()
             self.walk.run(struct, self.share)
+        self.walk.spares.put_back(packed)
 
     def _state_cotangent(self, g: Tensor | None) -> Tensor | None:
         """Return the cotangent of a final state, for the walk to turn into that of the initial one.

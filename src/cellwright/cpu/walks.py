@@ -7,14 +7,13 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from cellwright.cpu import jit
 from cellwright.cpu.barrier import barrier_memory
 from cellwright.cpu.frame import BARRIER, PACKED, THREADS, Places, matrices, packed_size
 from cellwright.cpu.library import emit_library, library_names
-from cellwright.cpu.memory import in_huge_pages
+from cellwright.cpu.memory import spares
 from cellwright.cpu.product import MEMORY, SCRATCH, TABLE, emit_products
 from cellwright.cpu.target import host
 from cellwright.cpu.team import WALK, Team, team
@@ -99,17 +98,18 @@ class Products:
         self._team: Team = team(target)
         self._library, self._table = library(dtype)
         self._table_address = self._table.buffer_info()[0]
-        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._spares = spares(dtype)
 
     def run(self, struct: "array[int]", threads: int) -> None:
         """Compute the products that the struct lists, shared out over the threads it names."""
-        scratch = torch.empty(threads * SCRATCH, dtype=self._dtype, device="cpu")
+        scratch = self._spares.take(threads * SCRATCH)
         struct[TABLE], struct[MEMORY] = self._table_address, scratch.data_ptr()
         address, _ = struct.buffer_info()
         if threads == 1:
             self._call(address, 0)
         else:
             self._team(self._address, address, threads)
+        self._spares.put_back(scratch)
 
 
 @lru_cache(maxsize=4)
@@ -147,7 +147,7 @@ class Walk:
         self.matrices = matrices(program)
         self.places = Places(self.names, self.matrices)
         self.packed_size = packed_size(program, target.lanes(dtype))
-        self._dtype: torch.dtype = getattr(torch, dtype)
+        self.spares = spares(dtype)
         self._team: Team = team(target)
 
     def struct(
@@ -200,10 +200,6 @@ class Walk:
             struct[THREADS] = threads  # the next team may come out larger
         self._team(self._walk, address, threads, place)
 
-    def pack_memory(self) -> Tensor:
-        """Return memory for the packed weights."""
-        return in_huge_pages(torch.empty(self.packed_size, dtype=self._dtype, device="cpu"))
-
     def __call__(
         self,
         layout: Layout,
@@ -214,11 +210,12 @@ class Walk:
         ahead: bool = False,
     ) -> None:
         """Walk over all steps; see ``struct``."""
-        packed = self.pack_memory()
+        packed = self.spares.take(self.packed_size)
         matrices = {name: (w.data_ptr(), w.stride(0), 1) for name, w in weights.items()}
         address = packed.data_ptr()
         struct = self.struct(layout, reverse, share.threads, fields, matrices, address, ahead)
         self.run(struct, share)
+        self.spares.put_back(packed)
 
 
 def _address(values: "array[int] | None") -> int:
