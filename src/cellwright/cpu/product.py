@@ -149,6 +149,19 @@ class _Place:
     depth: Value
 
 
+@dataclass
+class _Out:
+    """Where sums go: the first row, the distance between rows, whether nothing is there yet."""
+
+    base: Value
+    stride: Value
+    fresh: Value
+
+    def row(self, s: Simd, i: Value) -> "_Out":
+        """Return the same from row ``i`` on."""
+        return replace(self, base=s.at(self.base, s.mul(i, self.stride)))
+
+
 class _Product:
     """Emits one product."""
 
@@ -158,7 +171,13 @@ class _Product:
         self.wide_memory = memory
         self.row_memory = s.at(memory, _SIDES[0])
         self.sums = s.at(memory, sum(_SIDES))
-        self.turned = s.builder.icmp_signed("==", fields[1], s.index(1))
+        b, groups = s.builder, s.field(fields[-1], 0)
+        beside = b.icmp_signed("==", fields[1], s.index(1))
+        self.turned = b.and_(beside, s.less(1, groups))
+        self.crosswise = b.or_(self.turned, beside)
+        # several groups that are added to C one by one would each round to its size
+        once = b.or_(s.less(groups, 2), s.less(fields[9], 1))
+        self.direct = b.and_(once, b.not_(self.turned))
         self.block = s.target.block(s.dtype)
 
     def emit(self, thread: Value, threads: Value) -> None:
@@ -187,7 +206,7 @@ class _Product:
         s.loop(self.wide.low, self.wide.high, _WIDE, rows_of)
 
     def _chunk(self, w: Value, width: Value, r: Value) -> None:
-        """Sum a chunk up over all groups of depths, and write it."""
+        """Sum a chunk up over all groups of depths, and write what is not in its place yet."""
         s, table = self.s, self.fields[-1]
         count = s.min(_ROWS, s.sub(self.rows.high, r))
         self.full = s.builder.sdiv(width, s.index(self.block))
@@ -209,7 +228,9 @@ class _Product:
             with then:
                 self._write_turned(w, width, r, count)
             with otherwise:
-                self._write(self.sums, self.stride, (r, count), (w, width))
+                done = s.builder.select(self.direct, s.mul(self.full, self.block), s.index(0))
+                columns = s.add(w, done), s.sub(width, done)
+                self._write(s.at(self.sums, done), self.stride, (r, count), columns)
 
     def _start(self, side: _Side, line: Value, run: Value) -> Value:
         """Return where a run's first depth of a line is."""
@@ -251,9 +272,9 @@ class _Product:
         """Copy a run's depths of the narrow side, lying as before: depth by depth or row by row."""
         s, side, choose, (r, count) = self.s, self.rows, self.s.builder.select, rows
         source, place = self._start(side, r, run), self._gathered_rows()
-        outer, inner = choose(self.turned, size, count), choose(self.turned, count, size)
-        apart = choose(self.turned, side.depth, side.line)
-        out_apart = choose(self.turned, place.depth, place.line)
+        outer, inner = choose(self.crosswise, size, count), choose(self.crosswise, count, size)
+        apart = choose(self.crosswise, side.depth, side.line)
+        out_apart = choose(self.crosswise, place.depth, place.line)
         first = s.at(place.base, s.mul(done, place.depth))
 
         def copy(j: Value, _: list[Value]) -> None:
@@ -267,8 +288,8 @@ class _Product:
 
     def _gathered_rows(self) -> _Place:
         s, choose = self.s, self.s.builder.select
-        line = choose(self.turned, s.index(1), s.index(_DEPTH + _SLACK))
-        return _Place(self.row_memory, line, choose(self.turned, s.index(_ROWS), s.index(1)))
+        line = choose(self.crosswise, s.index(1), s.index(_DEPTH + _SLACK))
+        return _Place(self.row_memory, line, choose(self.crosswise, s.index(_ROWS), s.index(1)))
 
     def _copied(self, group: _Group) -> tuple[Value, Value]:
         """Whether the wide side is copied, and the rows: depths are in several runs, or far apart.
@@ -280,7 +301,7 @@ class _Product:
         several, tile = s.less(1, group.runs), self.block * s.scalar_bytes
         far = s.less(_FAR_COLUMNS // s.scalar_bytes - 1, self.wide.depth)
         wide = either(several, far) if tile < _BROAD_TILE else several
-        apart = s.builder.and_(self.turned, s.less(_FAR_ROWS - 1, self.rows.depth))
+        apart = s.builder.and_(self.crosswise, s.less(_FAR_ROWS - 1, self.rows.depth))
         return wide, either(several, apart)
 
     def _places(self, group: _Group, w: Value, r: Value) -> tuple[_Place, _Place]:
@@ -298,31 +319,43 @@ class _Product:
             place(self.rows, r, self._gathered_rows(), narrow),
         )
 
+    def _outs(self, w: Value, r: Value, first: Value) -> tuple[_Out, _Out]:
+        """Return where whole blocks are summed up, and where the columns behind them."""
+        s, c, c_line, adds = self.s, self.fields[5], self.fields[6], self.fields[9]
+        direct = s.at(c, s.add(s.mul(r, c_line), w)), c_line, s.mul(first, s.sub(1, adds))
+        apart = self.sums, self.stride, first
+        main = (s.builder.select(self.direct, x, y) for x, y in zip(direct, apart, strict=True))
+        return _Out(*main), _Out(s.at(self.sums, s.mul(self.full, self.block)), self.stride, first)
+
     def _multiply(self, group: _Group, w: Value, chunk: tuple[Value, Value], first: Value) -> None:
-        """Add a group of depths to a chunk's sums; ``first``: nothing is there yet."""
+        """Add a group of depths to a chunk's sums; ``first``: nothing is there yet.
+
+        Whole blocks are summed up in C where they can be, what is left in memory of its own.
+        """
         s, block, (r, count) = self.s, self.block, chunk
         wide, rows = self._places(group, w, r)
         beyond = s.mul(self.full, block)
+        main, rest = self._outs(w, r, first)
 
-        def tiles(vectors: Value, size: Value, out: Value, columns: _Place, number: Value) -> None:
+        def tiles(vectors: Value, size: Value, out: _Out, columns: _Place, number: Value) -> None:
             index = s.add(s.mul(s.sub(vectors, 1), s.target.rows), s.sub(size, 1))
             function = s.field(self.table, index, POINTER)
             weights = columns.base, columns.depth, s.index(block)
-            args = [out, self.stride, self.row_table, rows.depth, *weights]
-            args += [group.depth, number, first, columns.base, s.index(0)]
+            args = [out.base, out.stride, self.row_table, rows.depth, *weights]
+            args += [group.depth, number, out.fresh, columns.base, s.index(0)]
             s.call_pointer(function, TILE, args)
 
         def some(i: Value, size: Value) -> None:
             line = s.at(rows.base, s.mul(i, rows.line))
             put_rows(s, self.row_table, size, lambda j: s.at(line, s.mul(j, rows.line)))
-            out = s.at(self.sums, s.mul(i, self.stride))
-            whole = s.index(s.target.vectors)
-            gathered = self._gathered_wide()
+            gathered, whole = self._gathered_wide(), s.index(s.target.vectors)
             last = replace(gathered, base=s.at(gathered.base, beyond))
-            s.when(s.less(0, self.full), lambda: tiles(whole, size, out, wide, self.full))
+            s.when(
+                s.less(0, self.full), lambda: tiles(whole, size, main.row(s, i), wide, self.full)
+            )
             s.when(
                 s.less(0, self.rest),
-                lambda: tiles(self.rest, size, s.at(out, beyond), last, s.index(1)),
+                lambda: tiles(self.rest, size, rest.row(s, i), last, s.index(1)),
             )
 
         groups(s, count, some)
