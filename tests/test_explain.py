@@ -40,7 +40,7 @@ def test_a_kernel(module, given):
 @pytest.mark.parametrize(
     ("module", "given", "cause"),
     [
-        (nn.LSTM(3, 5, proj_size=2), torch.zeros(4, 2, 3), "proj_size"),
+        (nn.LSTM(3, 5, dtype=torch.float16), torch.zeros(4, 2, 3, dtype=torch.float16), "float64"),
         (nn.GRU(3, 5, dtype=torch.bfloat16), torch.zeros(4, 2, 3, dtype=torch.bfloat16), "float64"),
     ],
 )
@@ -62,9 +62,10 @@ def test_operations_and_bytes_follow_from_the_sizes():
     assert first.bytes == 2 * 7 * 4 * 4 * 5 * (3 + 5)
 
 
-def test_a_single_step_is_read_raw_only_without_gradients():
+def test_a_single_step_reads_the_weights_as_they_lie():
     module, given = nn.GRU(3, 5), torch.zeros(1, 1, 3)
-    assert "packed" in only(module, given).weights
+    assert "as they lie" in only(module, given).weights
+    assert "packed" in only(module, torch.zeros(2, 1, 3)).weights
     with torch.no_grad():
         assert "as they lie" in only(module, given).weights
 

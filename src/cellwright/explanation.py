@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 from cellwright.autograd.obstacle import obstacle
 from cellwright.autograd.operation import plan_for
 from cellwright.cpu.plan import Plan, projects_first, share_of
-from cellwright.cpu.prepared import reads_raw
+from cellwright.cpu.prepared import plain, reads_raw
 from cellwright.cpu.rates import matrix_rate, read_rate
 from cellwright.cpu.target import Target, host
 from cellwright.cpu.walks import Layout
@@ -106,7 +106,9 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
     layers = []
     for number in range(recurrent.num_layers):
         layers.append(_layer(recurrent, number, x, layout))
-        width = recurrent.hidden_size * (2 if recurrent.bidirectional else 1)
+        width = (recurrent.proj_size or recurrent.hidden_size) * (
+            2 if recurrent.bidirectional else 1
+        )
         x = x.new_empty(1).expand(*x.shape[:-1], width)
     compiled = all(not layer.cause for layer in layers)
     backward = (
@@ -137,7 +139,7 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
     if cause is None:
         try:
             target = host()
-            plan = plan_for(recurrent.cell, x, weights, recurrent.hidden_size)
+            plan = plan_for(recurrent._whole_cell, x, weights, recurrent.hidden_size)
         except CompileError as error:
             cause = str(error)
     if plan is None or target is None:
@@ -146,9 +148,7 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
     share = share_of(plan, layout)
     threads = share.threads
     directions = len(weights)
-    tensors = [x, *(t for w in weights for t in w.tensors)]
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    raw = directions == 1 and layout.counts is None and not keep and reads_raw(layout)
+    raw = layout.counts is None and plain(plan, directions) and reads_raw(layout)
     ahead = not raw and projects_first(plan, layout, share)
     operations = 2 * layout.rows * plan.work * directions
     once = plan.input_work if ahead else 0

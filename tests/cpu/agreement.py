@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cellwright.autograd.operation import run_layer
 from cellwright.cells import lstm
-from cellwright.graph.cell import INPUT, Cell
+from cellwright.graph.cell import INPUT, PROJECTION, Cell, projected
 from cellwright.graph.interpret import Weights, interpret_layer
 
 __all__ = ["FORMS", "Case", "Run", "apply", "compare", "double", "flatten", "make", "normal"]
@@ -82,8 +82,12 @@ def make(
     given: bool = True,
     bias: bool = True,
     batch_first: bool = False,
+    outputs: int | None = None,
 ) -> Case:
-    """Return a call with random tensors; ``lengths`` (falling) makes it a packed one."""
+    """Return a call with random tensors.
+
+    ``lengths`` (falling) makes it a packed one; ``outputs`` projects the first state to so many.
+    """
     if cell.name in SQUARE:
         inputs = hidden
     batch_sizes = None
@@ -94,20 +98,35 @@ def make(
         x = normal(batch, steps, inputs, dtype=dtype).transpose(0, 1)
     else:
         x = normal(steps, batch, inputs, dtype=dtype)
-    states = [normal(directions, batch, hidden, dtype=dtype) for _ in cell.states]
-    weights = [_weights(cell, inputs, hidden, bias, dtype) for _ in range(directions)]
+    widths = dict.fromkeys(cell.states, hidden) | {INPUT: inputs}
+    if outputs is not None:
+        cell, widths[cell.states[0]] = projected(cell), outputs
+    states = [normal(directions, batch, widths[s], dtype=dtype) for s in cell.states]
+    weights = [_weights(cell, widths, hidden, bias, dtype) for _ in range(directions)]
     return Case(cell, x, states if given else None, weights, batch_sizes, hidden)
 
 
-def _weights(cell: Cell, inputs: int, hidden: int, bias: bool, dtype: torch.dtype) -> Weights:
+def _weights(
+    cell: Cell, widths: dict[str, int], hidden: int, bias: bool, dtype: torch.dtype
+) -> Weights:
     bundles, biases = {}, {}
     for bundle, gates in cell.bundles.items():
-        depth, rows = inputs if bundle == INPUT else hidden, len(gates) * hidden
-        bundles[bundle] = normal(rows, depth, dtype=dtype) * 0.5 ** round(0.5 * depth.bit_length())
+        if bundle == PROJECTION:
+            continue
+        rows = len(gates) * hidden
+        bundles[bundle] = _matrix(rows, widths[bundle], dtype)
         if bias:
             biases[bundle] = normal(rows, dtype=dtype)
     vectors = {name: normal(hidden, dtype=dtype) for name in cell.vectors}
-    return Weights.of(bundles, biases, vectors)
+    held = Weights.of(bundles, biases, vectors)
+    if PROJECTION not in cell.bundles:
+        return held
+    last = _matrix(widths[cell.states[0]], hidden, dtype)
+    return Weights(held.form._replace(projects=True), [*held.tensors, last])
+
+
+def _matrix(rows: int, depth: int, dtype: torch.dtype) -> Tensor:
+    return normal(rows, depth, dtype=dtype) * 0.5 ** round(0.5 * depth.bit_length())
 
 
 def flatten(case: Case) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import cellwright as cw
 from cellwright.cells import gru, lstm, rnn_relu, rnn_tanh
 from cellwright.graph.trace import Symbol
 
-__all__ = ["BUNDLED", "CELLS", "COPYING", "SQUARE", "WRITTEN"]
+__all__ = ["BUNDLED", "CELLS", "COPYING", "NARROW", "SQUARE", "WRITTEN"]
 
 Pair = tuple[Symbol, Symbol]
 
@@ -96,10 +96,26 @@ def swap(x: Symbol, h: Symbol, c: Symbol) -> Pair:
     return cw.tanh(x.g + h.g) * cw.tanh(cw.sigmoid(x.o) * c), h
 
 
+@cw.cell
+def late(x: Symbol, h: Symbol, c: Symbol) -> Pair:
+    """A cell whose output nothing reads but gates, with two rounds of products."""
+    r = cw.sigmoid(x.r + h.r)
+    n = cw.tanh(x.n + (r * c).n + c.s)
+    return cw.sigmoid(x.o + h.o) * n, 0.5 * c + 0.5 * n
+
+
+@cw.cell
+def bare(x: Symbol, h: Symbol, c: Symbol) -> Pair:
+    """A cell whose output is another state's last value."""
+    return c, cw.tanh(x.n + h.n) + 0.5 * c
+
+
 COPYING = (lag, delay, swap)
 """Cells with a state or a gradient that is a bare copy of another value."""
 
 WRITTEN = (coupled, mgu, peephole, reset_before, highway, projects_c, two_stages)
 CELLS = {cell.name: cell for cell in (*BUNDLED, *WRITTEN)}
+NARROW = {cell.name: cell for cell in (lstm, rnn_relu, peephole, projects_c, delay, late, bare)}
+"""Cells whose output may be narrower than their units: gates alone read it."""
 SQUARE = ("highway",)
 """Cells whose input has as many features as the state has units."""

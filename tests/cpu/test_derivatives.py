@@ -18,10 +18,9 @@ FORMS = {
 }
 
 
-def checkable(name, **form):
+def checkable(cell, **form):
     """Return a function of a list of tensors, and those tensors."""
-    cell = CELLS[name]
-    case = make(cell, 3, 3 if name in SQUARE else 2, dtype=torch.float64, **form)
+    case = make(cell, 3, 3 if cell.name in SQUARE else 2, dtype=torch.float64, **form)
     inputs = list(flatten(case).values())
 
     def function(*tensors):
@@ -45,20 +44,20 @@ def _order(case, inputs):
 @pytest.mark.parametrize("name", SMOOTH)
 @pytest.mark.parametrize("form", FORMS)
 def test_gradcheck(name, form):
-    function, inputs = checkable(name, **FORMS[form])
+    function, inputs = checkable(CELLS[name], **FORMS[form])
     assert gradcheck(function, inputs)
 
 
 @pytest.mark.parametrize("name", ["rnn_tanh", "gru", "lstm", "peephole"])
 def test_gradgradcheck(name):
-    function, inputs = checkable(name, steps=2, batch=2)
+    function, inputs = checkable(CELLS[name], steps=2, batch=2)
     with pytest.warns(InterpreterWarning, match="differentiated again"):
         assert gradgradcheck(function, inputs)
 
 
 def test_gradient_of_a_gradient_of_some_results():
     for cell, chosen in ((lstm, 2), (gru, 0)):
-        function, inputs = checkable(cell.name, steps=2, batch=2)
+        function, inputs = checkable(cell, steps=2, batch=2)
         loss = function(*inputs)[chosen].square().sum()
         with pytest.warns(InterpreterWarning, match="differentiated again"):
             (first,) = torch.autograd.grad(loss, inputs[:1], create_graph=True)

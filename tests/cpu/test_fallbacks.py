@@ -16,7 +16,7 @@ from cellwright.autograd.obstacle import obstacle
 from cellwright.autograd.operation import run_layer
 from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.cpu import jit, plan, target
-from cellwright.graph.interpret import Weights, interpret_layer
+from cellwright.graph.interpret import interpret_layer
 
 LEVELS = [name for name, (_, _, needs) in target._LEVELS.items() if name != target.host().name]
 
@@ -36,15 +36,6 @@ def interpreted(case, cause):
 @pytest.mark.parametrize("cell", [lstm, gru], ids=lambda c: c.name)
 def test_other_dtypes(cell, dtype):
     interpreted(make(cell, dtype=dtype), f"not {dtype}".replace("torch.", ""))
-
-
-def test_projected_states():
-    case = make(lstm, 5, directions=2, given=False, batch=2)
-    for d, held in enumerate(case.weights):
-        x, h, *biases = held.tensors
-        form = held.form._replace(projects=True)
-        case.weights[d] = Weights(form, [x, h[:, :3].contiguous(), *biases, torch.randn(3, 5)])
-    interpreted(case, "proj_size")
 
 
 def test_function_transforms():

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from tests.cpu.agreement import FORMS, apply, compare, make, results, run
-from tests.cpu.cells import CELLS
+from tests.cpu.cells import CELLS, NARROW
 from tests.cpu.fences import Fences, extent
 from tests.cpu.test_agreement import VIEWS
 
@@ -49,6 +49,12 @@ def test_fences(name, form, dtype, fences):
 def test_fences_of_other_sizes(name, hidden, fences):
     for form in ("two rows, both ways", "packed, both ways", "one step of one row"):
         fenced_compare(make(CELLS[name], hidden, **FORMS[form]), fences)
+
+
+@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("form", FENCED)
+def test_fences_of_narrow_outputs(name, form, fences):
+    fenced_compare(make(NARROW[name], outputs=5, **FORMS[form]), fences)
 
 
 @pytest.mark.parametrize("view", VIEWS)

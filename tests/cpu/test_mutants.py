@@ -14,6 +14,7 @@ from cellwright.autograd.operation import run_layer
 from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.cpu import jit, plan, vecmath
 from cellwright.graph import derive, schedule
+from cellwright.graph.cell import PROJECTION
 from cellwright.graph.expr import Expr, leaf, node, substitute
 from cellwright.graph.schedule import Program, Read
 
@@ -53,11 +54,11 @@ def _forget():
     schedule.forward.cache_clear()
 
 
-def killed(cell, forms=EVERY_FORM, **options):
+def killed(cell, forms=EVERY_FORM, outputs=None, **options):
     """Check that the comparison fails for a cell in each form of a call."""
     for form in forms:
         with pytest.raises(AssertionError, match=r"output|final|gradient"):
-            compare(make(cell, 5, 3, **FORMS[form]), **options)
+            compare(make(cell, 5, 3, outputs=outputs, **FORMS[form]), **options)
 
 
 def in_products(change):
@@ -130,6 +131,16 @@ def test_product_with_the_wrong_step(cell, mutate):
 
     mutate("forward", in_products(later))
     killed(cell)
+
+
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_projection_of_the_step_before(way, mutate):
+    def moved(p):
+        own = p.matrix == PROJECTION
+        return replace(p, source=replace(p.source, when="before")) if own else p
+
+    mutate(way, in_products(moved))
+    killed(lstm, outputs=2)
 
 
 @pytest.mark.parametrize("when", ["now", "after"])

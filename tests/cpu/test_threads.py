@@ -84,7 +84,7 @@ def test_threads_that_share_units_agree_with_one(name, form, monkeypatch):
         expected, count = everything(case), len(results(case))
         for threads in (2, 3):
             torch.set_num_threads(threads)
-            layer = plan.plan_of(case.cell, 17, 330, "float32", True)
+            layer = plan.plan_of(case.cell, 17, 330, 330, "float32", True)
             share = plan.share_of(layer, dense(case.x.shape[0], case.x.shape[1]))
             assert share == (threads, True)
             found = everything(case)

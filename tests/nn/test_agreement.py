@@ -15,7 +15,6 @@ SIZES = [
     (3, 3, 65, 17),
 ]
 each_kind = pytest.mark.parametrize("kind", KINDS)
-interpreted = pytest.mark.filterwarnings("ignore::cellwright.errors.InterpreterWarning")
 
 
 @each_kind
@@ -62,7 +61,6 @@ def test_without_initial_states(kind, batch_first, dtype):
     compare(ours, theirs, normal(4, 3, 3, dtype=dtype))
 
 
-@interpreted
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("lengths", [None, (4, 2), (1, 5)], ids=["dense", "sorted", "unsorted"])

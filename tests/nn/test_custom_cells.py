@@ -108,7 +108,6 @@ def test_states_come_back_in_the_form_they_were_given():
     assert torch.equal(out[-1], states[0][0])
 
 
-@pytest.mark.filterwarnings("ignore::cellwright.errors.InterpreterWarning")
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_projection_of_a_cell_of_ones_own(bidirectional):
     module = nn.Recurrent(coupled, 3, 5, bidirectional=bidirectional, proj_size=2).double()

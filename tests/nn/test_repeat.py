@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from tests.cpu.cells import CELLS, NARROW
 from tests.nn.repeated import KINDS, assert_same, flat, gradients, warmed
 from tests.tolerance import assert_close
 
@@ -127,6 +128,39 @@ def test_forms_of_modules(kind: str, given: bool, options: dict) -> None:
         with torch.no_grad():
             assert_same(ours(x, hx), theirs(x, hx))
     assert all(ours._repeats)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported:UserWarning")  # torch's
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_narrow_outputs(options: dict) -> None:
+    ours = nn.LSTM(3, 5, proj_size=2, **options)
+    theirs = torch.nn.LSTM(3, 5, proj_size=2, **options)
+    theirs.load_state_dict(ours.state_dict())
+    rows = options.get("num_layers", 1) * (1 + options.get("bidirectional", False))
+    for steps in (3, 3, 3, 1, 1, 1):
+        shape = (1, steps, 3) if ours.batch_first else (steps, 1, 3)
+        x = torch.randn(shape, requires_grad=True)
+        hx = torch.randn(rows, 1, 2), torch.randn(rows, 1, 5)
+        for mode in ("", "twice"):
+            found, expected = (gradients(m, x, hx, mode) for m in (ours, theirs))
+            for left, right in zip(found, expected, strict=True):
+                assert_close(left, right)
+        with torch.no_grad():
+            assert_same(ours(x, hx), theirs(x, hx))
+    assert all(ours._repeats)
+
+
+@pytest.mark.parametrize("name", ["two_stages", "projects_c", "late"])
+def test_cells_of_several_rounds(name: str) -> None:
+    module = nn.Recurrent({**CELLS, **NARROW}[name], 3, 5)
+    for steps in (4, 1):
+        x = torch.randn(steps, 2, 3, requires_grad=True)
+        module._forget()
+        first = gradients(module, x)
+        for mode in ("", "", "", "twice"):
+            for left, right in zip(gradients(module, x, mode=mode), first, strict=True):
+                assert torch.equal(left, right)
+        assert module._repeats[0]
 
 
 def test_unbatched_input() -> None:

@@ -159,13 +159,14 @@ def _check_saved(call: Call, saved: Sequence[Tensor]) -> None:
     """Refuse what no longer is as the forward pass saw it: a kernel reads memory by address."""
     plan, layout, D = call.plan, call.rows.layout, len(call.forms)
     H, rows = plan.units, layout.rows
+    ends = [(D, layout.batch, plan.width(s)) for s in plan.cell.states]
     dtype = saved[-1].dtype  # of what the forward pass made
     _, states, weights = call.split(saved[: call.arity])
-    sizes = [rows * plan.inputs, *[None] * (call.arity - 1), rows * D * H]
+    sizes = [rows * plan.inputs, *[None] * (call.arity - 1), rows * D * plan.outputs]
     each = (len(saved) - len(sizes)) // D
-    sizes += [rows * len(plan.step.accumulators) * H, *[rows * H] * (each - 1)] * D
+    sizes += [rows * plan.accumulators, *[rows * H] * (each - 1)] * D
     shapes = [(t, shape) for w in weights for t, shape in zip(w.tensors, plan.shapes, strict=True)]
-    shapes += [(state, (D, layout.batch, H)) for state in states or ()]
+    shapes += zip(states or (), ends)  # noqa: B905  # there may be no states
     fits = DTYPE_NAMES.get(dtype) == plan.dtype and all(t.shape == s for t, s in shapes)
     for t, size in zip(saved, sizes, strict=True):
         fits = fits and t.dtype is dtype and t.is_cpu and size in (None, t.numel())

@@ -32,8 +32,6 @@ _forward_ad, _is_autocast = torch.autograd.forward_ad, torch.is_autocast_enabled
 
 def obstacle(x: Tensor, weights: Sequence[Weights], states: Sequence[Tensor] = ()) -> str | None:
     """Return why no kernel can take this call, or None."""
-    if weights[0].form.projects:
-        return "kernels for projected states (proj_size) do not exist yet"
     if x.dtype not in DTYPE_NAMES:
         return f"kernels take float32 and float64, not {x.dtype}".replace("torch.", "")
     if not x.is_cpu:

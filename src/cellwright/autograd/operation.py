@@ -53,8 +53,10 @@ def plan_for(cell: Cell, x: Tensor, weights: Sequence[Weights], hidden_size: int
 
     A kernel reads memory by address, so nothing that does not fit may ever reach it.
     """
-    dtype = x.dtype
-    plan = plan_of(cell, x.shape[-1], hidden_size, DTYPE_NAMES[dtype], bool(weights[0].form.biases))
+    dtype, first = x.dtype, weights[0]
+    outputs = first.tensors[-1].shape[0] if first.form.projects else hidden_size
+    biased = bool(first.form.biases)
+    plan = plan_of(cell, x.shape[-1], hidden_size, outputs, DTYPE_NAMES[dtype], biased)
     shapes = plan.shapes
     for w in weights:
         if len(w.tensors) != len(shapes):

@@ -56,9 +56,11 @@ def backward_layer(
         want_x: whether the input's gradient is wanted.
         last: whether ``kept`` is not needed again, so that its memory may be written over.
     """
-    D, H, N = len(weights), plan.units, layout.batch
+    D, H, N = len(weights), plan.outputs, layout.batch
     rows = Rows(x, layout)
-    dstates = [x.new_zeros(D, N, H) if g is None else _copy(g) for g in dfinals]
+    widths = map(plan.width, plan.cell.states)
+    pairs = zip(dfinals, widths, strict=True)
+    dstates = [x.new_zeros(D, N, width) if g is None else _copy(g) for g, width in pairs]
     if dy is not None and dy.stride(-1) != 1:
         dy = dy.contiguous()
     outputs = rows.matrix(out)
@@ -77,9 +79,9 @@ def backward_layer(
     return Gradients(None if dx is None else rows.sequence(dx), dstates, found)
 
 
-def _half(t: Tensor, d: int, directions: int, units: int) -> Tensor:
+def _half(t: Tensor, d: int, directions: int, width: int) -> Tensor:
     """Return the part of an output that belongs to direction ``d``."""
-    return t if directions == 1 else t.narrow(-1, d * units, units)
+    return t if directions == 1 else t.narrow(-1, d * width, width)
 
 
 def _copy(t: Tensor) -> Tensor:

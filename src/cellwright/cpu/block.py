@@ -24,7 +24,7 @@ class Block:
         self.frame, self.s, self.stage = frame, frame.s, stage
         self.u, self.vectors, self.valid = u, vectors, valid
         self.width = vectors * frame.s.lanes
-        self.parts = split(stage, frame.program.units)
+        self.parts = split(stage)
         self.row_size = levels(stage).slots * self.width
 
     def multiply(self, offset: int, row: Value, count: Value) -> None:
@@ -35,12 +35,12 @@ class Block:
         alone = sorted(given - others)
         if alone:
             s.when(s.less(0, frame.ahead), lambda: self._clear(alone, count))
-        if any(p.transposed for p in self.stage.products):
-            self._tiles(offset, row, count)
-            return
         with s.builder.if_else(s.is_null(frame.packed)) as (raw, packed):
             with raw:
-                s.loop(0, count, 1, lambda i, _: self._dots(row, i))
+                if any(p.transposed for p in self.stage.products):
+                    self._clear([*range(self.stage.tiles)], count)
+                else:
+                    s.loop(0, count, 1, lambda i, _: self._dots(row, i))
             with packed:
                 self._tiles(offset, row, count)
 
@@ -51,7 +51,7 @@ class Block:
         return s.at(self.frame.tiles, at)
 
     def _clear(self, tiles: list[int], count: Value) -> None:
-        """Set tiles to 0 that only the input's products would fill."""
+        """Set tiles to 0 that nothing else fills."""
         s, zero = self.s, self.s.constant(0.0)
 
         def row(i: Value, _: list[Value]) -> None:
@@ -137,7 +137,7 @@ class Block:
 
                 def tile(j: Value, _: list[Value]) -> None:
                     j = s.builder.select(frame.downwards, s.sub(p.count - 1, j), j)
-                    top = s.add(s.add(self.u, p.row), s.mul(j, frame.program.units))
+                    top = s.add(s.add(self.u, p.row), s.mul(j, self.stage.units))
                     weights = s.at(base, s.add(s.mul(top, stride), p.column))
                     args = [self._place(i, s.add(j, p.tile)), vector, weights, stride]
                     s.call_pointer(

@@ -49,10 +49,10 @@ class Direction:
         self.plan, self.rows, self.layout, self.x, self.held = plan, rows, rows.layout, x, held
         self.reverse, self.kept = reverse, kept
         self.step, self.units = plan.step, plan.units
-        self.width = len(self.step.accumulators) * plan.units
+        self.width = plan.accumulators
         self.inputs = rows.matrix(x)
         assert kept.accumulators is not None
-        if last and self.step.stages == 1:  # each accumulator is read just before it is written
+        if last and self.step.rounds == 1:  # each accumulator is read just before it is written
             self.da = kept.accumulators
         else:
             self.da = new_matrix(x, self.layout.rows, self.width)
@@ -98,7 +98,7 @@ class Direction:
             fields[start] = zero
             if self.initial is not None:
                 fields[start] = (self.initial[k].data_ptr(), 0, self.initial[k].stride(0))
-            fields[f"d{state}"] = (dstates[k].data_ptr(), 0, H)
+            fields[f"d{state}"] = (dstates[k].data_ptr(), 0, self.plan.width(state))
         missing = [name for name in walk.names if name not in fields]
         scratch = self.x.new_empty(len(missing), self.layout.batch, H) if missing else self.x
         for name, rows in zip(missing, scratch, strict=False):

@@ -34,10 +34,10 @@ def forward_layer(
         The output (L, N, D · H_out) or (rows, D · H_out), the final states (D, N, H_out), and what
         was kept of each direction.
     """
-    D, H, N = len(weights), plan.units, layout.batch
+    D, N = len(weights), layout.batch
     rows = Rows(x, layout)
-    out = new_matrix(x, layout.rows, D * H)
-    finals = tuple([x.new_empty(D, N, H) for _ in plan.cell.states])
+    out = new_matrix(x, layout.rows, D * plan.outputs)
+    finals = tuple([x.new_empty(D, N, plan.width(s)) for s in plan.cell.states])
     share = share_of(plan, layout)
     ahead = projects_first(plan, layout, share)
     kept: list[Kept] = []
@@ -62,7 +62,7 @@ def _state_fields(
     d: int,
 ) -> dict[str, Field]:
     """Address the output and the states of direction ``d``."""
-    H, item = plan.units, plan.item
+    item = plan.item
     fields: dict[str, Field] = {}
     for k, (state, start, final) in enumerate(plan.ends):
         if states is None:
@@ -73,9 +73,9 @@ def _state_fields(
         ending = finals[k]
         # unless kept, a state is carried along in the memory of its final value
         address = ending.data_ptr() + d * ending.stride(0) * item
-        fields[state] = fields[final] = (address, 0, H)
+        fields[state] = fields[final] = (address, 0, plan.width(state))
     address, step_stride, row_stride = rows.field(out)
-    fields[plan.cell.states[0]] = (address + d * H * item, step_stride, row_stride)
+    fields[plan.cell.states[0]] = (address + d * plan.outputs * item, step_stride, row_stride)
     return fields
 
 
@@ -86,8 +86,8 @@ def _keep(
     step, H, count = plan.step, plan.units, rows.layout.rows
     fields["gx"] = plan.zero_row
     a = None
-    if keep or ahead or step.stages > 1:
-        a = new_matrix(x, count, len(step.accumulators) * H)
+    if keep or ahead or step.rounds > 1:
+        a = new_matrix(x, count, plan.accumulators)
         fields["a"] = rows.field(a)
         if ahead:
             fields["gx"] = fields["a"]

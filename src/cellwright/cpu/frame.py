@@ -15,7 +15,8 @@ The struct (8-byte fields):
 10    memory of a barrier, or null: threads share out the rows; else every thread takes all rows
       and a share of the units, and they wait for each other after each stage
 11    for walks of one or two rows: 1 if the first step goes through its weights backwards, else 0
-12    packed weights, or null: the weights are read as they lie
+12    packed weights, or null: the weights are read as they lie; a walk back then has no products,
+      since all of them would be with a step before the first one
 13 …  the address of each buffer, then of each weight matrix
 …     for each buffer: distance between steps, distance between rows, in elements
 …     for each weight matrix: distance between rows, in elements
@@ -69,7 +70,8 @@ def padded(units: int, lanes: int) -> int:
 
 def packed_size(program: Program, lanes: int) -> int:
     """Return the number of elements of a program's packed weights."""
-    return sum(depths(program)) * padded(program.units, lanes)
+    sizes = zip(depths(program), program.stages, strict=True)
+    return sum(depth * padded(stage.units, lanes) for depth, stage in sizes)
 
 
 def matrices(program: Program) -> list[str]:
@@ -125,7 +127,7 @@ def _pieces(p: Product) -> list[Product]:
     return pieces
 
 
-def split(stage: Stage, units: int) -> list[Part]:
+def split(stage: Stage) -> list[Part]:
     """Cut a stage's products where some tiles are filled for the first time and others added to."""
     filled: set[int] = set()
     filled_ahead: set[int] = set()
@@ -135,7 +137,7 @@ def split(stage: Stage, units: int) -> list[Part]:
         firsts = [(t not in filled, t not in filled_ahead) for t in tiles]
         for (first, ahead), run in groupby(range(p.count), key=lambda j: firsts[j]):
             chosen = list(run)
-            moved = p.row + chosen[0] * units
+            moved = p.row + chosen[0] * stage.units
             cut = replace(p, tile=p.tile + chosen[0], count=len(chosen), row=moved)
             parts.append(Part(cut, first, ahead))
         filled.update(tiles)
@@ -238,14 +240,13 @@ class Frame:
         """Return the address of row ``r`` of what is read."""
         return self.s.at(self.row(read, r), read.column)
 
-    def blocks(self, body: Callable[[Value, int, int], None]) -> None:
+    def blocks(self, units: int, body: Callable[[Value, int, int], None]) -> None:
         """Call ``body(first unit, vectors, units)``: for whole blocks, then for what is left.
 
         Where threads share the units, each has its whole blocks, and the last has what is left.
         Whole blocks come in falling order where ``downwards`` was set and holds.
         """
-        s, units = self.s, self.program.units
-        count = units // self.block
+        s, count = self.s, units // self.block
         choose = s.builder.select
         thread, threads = self.thread, self.threads
         start, stop = (

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from cellwright.cpu.target import DTYPES, host
 from cellwright.cpu.team import Team, team
 from cellwright.cpu.walks import Field, Layout, Share, Walk
 from cellwright.graph.accumulate import Step, accumulate
-from cellwright.graph.cell import INPUT, Cell
+from cellwright.graph.cell import INPUT, PROJECTION, Cell
 from cellwright.graph.expr import Expr
 from cellwright.graph.runs import runs
 from cellwright.graph.schedule import backward, forward
@@ -54,11 +55,19 @@ class Fed(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a layer's call needs to know besides its tensors."""
+    """What a layer's call needs to know besides its tensors.
+
+    Attributes:
+        cell: the cell, its first state projected where the layer has a projection.
+        inputs, units, outputs: H_in, the units of a gate, H_out.
+        dtype: a key of ``target.DTYPES``.
+        bias: whether projections have biases.
+    """
 
     cell: Cell
     inputs: int
     units: int
+    outputs: int
     dtype: str
     bias: bool
 
@@ -78,12 +87,36 @@ class Plan:
         return self.cell.reads_input
 
     @cached_property
+    def parameters(self) -> list[tuple[str, str]]:
+        """What one direction's parameters are, in their order: kind, and bundle or vector."""
+        bundles = [b for b in self.cell.bundles if b != PROJECTION]
+        biases = [("bias", b) for b in bundles if self.bias]
+        vectors = [("vector", v) for v in self.cell.vectors]
+        last = [("weight", PROJECTION)] if self.step.narrow else []
+        return [*(("weight", b) for b in bundles), *biases, *vectors, *last]
+
+    @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of one direction's parameters: weights, biases, vectors."""
-        H, gates = self.units, {b: len(g) for b, g in self.cell.bundles.items()}
-        weights = [(n * H, self.inputs if b == INPUT else H) for b, n in gates.items()]
-        biases = [(n * H,) for n in gates.values()] if self.bias else []
-        return [*weights, *biases, *((H,) for _ in self.cell.vectors)]
+        """Shapes of one direction's parameters."""
+        found: list[tuple[int, ...]] = []
+        for kind, name in self.parameters:
+            gates = len(self.cell.bundles.get(name, ""))
+            rows = self.outputs if name == PROJECTION else gates * self.units
+            shape = {"weight": (rows, self.width(name)), "bias": (rows,), "vector": (self.units,)}
+            found.append(shape[kind])
+        return found
+
+    def width(self, name: str) -> int:
+        """Return the elements of a row of the input, of a state, or of what is projected."""
+        if name == INPUT:
+            return self.inputs
+        return self.outputs if name == self.cell.states[0] else self.units
+
+    @cached_property
+    def accumulators(self) -> int:
+        """The elements of a row of all accumulators, side by side."""
+        narrow = int(self.step.narrow)
+        return (len(self.step.accumulators) - narrow) * self.units + narrow * self.outputs
 
     @cached_property
     def ends(self) -> list[tuple[str, str, str]]:
@@ -113,7 +146,8 @@ class Plan:
                 )
             ]
             for slot, row, count, _ in runs(keys):
-                found.append(Fed(bundle, slot * H, row * H, count * H))
+                width = self.outputs if bundle == PROJECTION else count * H
+                found.append(Fed(bundle, slot * H, row * H, width))
         return found
 
     @cached_property
@@ -121,7 +155,7 @@ class Plan:
         """For each bundle, the columns of the accumulators' gradients that make its bias's."""
         H = self.units
         found: dict[str, list[slice]] = {}
-        for bundle in self.cell.bundles:
+        for bundle in (b for b in self.cell.bundles if b != PROJECTION):
             keys = [(slot, row, bundle) for row, slot in enumerate(self.step.slots(bundle))]
             found[bundle] = [slice(slot * H, (slot + n) * H) for slot, _, n, _ in runs(keys)]
         return found
@@ -133,7 +167,8 @@ class Plan:
         Raises:
             CompileError: it cannot be compiled on this machine.
         """
-        return Walk(forward(self.cell, self.inputs, self.units, self.bias), self.dtype)
+        sizes = self.inputs, self.units, self.outputs
+        return Walk(forward(self.cell, *sizes, self.bias), self.dtype)
 
     @cached_property
     def backward_walk(self) -> Walk:
@@ -142,7 +177,7 @@ class Plan:
         Raises:
             CompileError: it cannot be compiled on this machine.
         """
-        return Walk(backward(self.cell, self.units), self.dtype)
+        return Walk(backward(self.cell, self.units, self.outputs), self.dtype)
 
     @cached_property
     def prepared(self) -> dict[tuple[object, ...], Any]:
@@ -162,10 +197,7 @@ class Plan:
     @cached_property
     def work(self) -> int:
         """Multiply-adds of one row at one step."""
-        return self.units * sum(
-            len(gates) * (self.inputs if bundle == INPUT else self.units)
-            for bundle, gates in self.cell.bundles.items()
-        )
+        return sum(prod(shape) for shape in self.shapes if len(shape) == 2)
 
     @cached_property
     def input_work(self) -> int:
@@ -175,8 +207,9 @@ class Plan:
     @cached_property
     def zeros(self) -> Tensor:
         """As many zeros as a row of any buffer of a walk has."""
-        width = max(self.inputs, len(self.step.accumulators) * self.units)
-        return torch.zeros(width, dtype=getattr(torch, self.dtype), device="cpu")
+        return torch.zeros(
+            max(self.inputs, self.accumulators), dtype=getattr(torch, self.dtype), device="cpu"
+        )
 
     @cached_property
     def one(self) -> Tensor:
@@ -210,9 +243,9 @@ class Kept:
 
 
 @lru_cache(maxsize=1024)
-def plan_of(cell: Cell, inputs: int, units: int, dtype: str, bias: bool) -> Plan:
+def plan_of(cell: Cell, inputs: int, units: int, outputs: int, dtype: str, bias: bool) -> Plan:
     """Return the plan of a layer; equal layers share one."""
-    return Plan(cell, inputs, units, dtype, bias)
+    return Plan(cell, inputs, units, outputs, dtype, bias)
 
 
 _ALONE = Share(1, by_units=False)

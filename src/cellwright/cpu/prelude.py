@@ -25,7 +25,7 @@ def emit_prelude(frame: Frame) -> None:
         offset = 0
         for stage, depth in zip(program.stages, depths(program), strict=True):
             _pack(frame, stage, offset, depth)
-            offset += depth * padded(program.units, s.lanes)
+            offset += depth * padded(stage.units, s.lanes)
         if any(p.given for stage in program.stages for p in stage.products):
             with s.builder.if_then(s.less(0, frame.ahead)):
                 frame.wait()
@@ -37,13 +37,13 @@ def _pack(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
     """Lay a stage's weights out in the order in which tiles read them."""
     s, names = frame.s, library_names(frame.s.target)
     start = 0
-    for part in split(stage, frame.program.units):
+    for part in split(stage):
         p = part.product
         name = "pack_depth" if p.transposed else "pack_units"
         function = s.field(frame.table, names.index(name), POINTER)
         base, stride = frame.matrices[p.matrix]
         weights = s.at(base, s.add(s.mul(stride, p.row), p.column))
-        args = [weights, stride, s.index(frame.program.units), s.index(p.depth), s.index(p.count)]
+        args = [weights, stride, s.index(stage.units), s.index(p.depth), s.index(p.count)]
         args += [
             s.at(frame.packed, offset),
             s.index(start),
@@ -57,23 +57,29 @@ def _pack(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
 
 def _project(frame: Frame) -> None:
     """Write the products with the input of all steps to ``gx``."""
-    s, program = frame.s, frame.program
+    s, offset = frame.s, 0
+    for stage, whole in zip(frame.program.stages, depths(frame.program), strict=True):
+        _project_stage(frame, stage, offset, whole)
+        offset += whole * padded(stage.units, s.lanes)
+
+
+def _project_stage(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
+    """Do so for one stage, whose packed weights start at ``offset``."""
+    s = frame.s
 
     def block(u: Value, vectors: int, valid: int) -> None:
-        offset = 0
-        for stage, whole in zip(program.stages, depths(program), strict=True):
-            base = s.at(frame.packed, s.add(s.mul(u, whole), offset))
-            offset += whole * padded(program.units, s.lanes)
-            start = 0
-            for part in split(stage, program.units):
-                p, width = part.product, vectors * s.lanes
-                weights = s.at(base, start * width)
-                start += p.depth * p.count
-                if p.given:
-                    columns = stage.columns[p.tile : p.tile + p.count]
-                    _project_rows(frame, part, columns, weights, (u, vectors, valid))
+        base = s.at(frame.packed, s.add(s.mul(u, whole), offset))
+        start = 0
+        for part in split(stage):
+            p, width = part.product, vectors * s.lanes
+            weights = s.at(base, start * width)
+            start += p.depth * p.count
+            if p.given:
+                columns = stage.columns[p.tile : p.tile + p.count]
+                _project_rows(frame, part, columns, weights, (u, vectors, valid))
 
-    frame.blocks(block)
+    if any(p.given for p in stage.products):
+        frame.blocks(stage.units, block)
 
 
 def _project_rows(

@@ -61,19 +61,18 @@ def check_memory(tensors: Iterable[Tensor]) -> None:
 
 
 def reads_raw(layout: Layout) -> bool:
-    """Whether a call that keeps nothing reads its weights as they lie."""
+    """Whether a call reads its weights as they lie."""
     return layout.steps == 1 and layout.batch <= _RAW_BATCH
 
 
 def plain(plan: Plan, directions: int) -> bool:
-    """Whether the cell's walks need no memory but what the short way has room for."""
-    alone = directions == 1 or not plan.reads_input  # each walk would write the input's gradient
-    return plan.step.stages == 1 and not plan.streamed and alone
+    """Whether a cell's dense calls have a short way."""
+    return directions == 1 or not plan.reads_input  # each walk would write the input's gradient
 
 
 def matrix_fields(plan: Plan, walk: Walk) -> dict[str, Field]:
     """Return the distances of contiguous weights, without addresses."""
-    return {b: (0, plan.inputs if b == "x" else plan.units, 1) for b in walk.matrices}
+    return {b: (0, plan.width(b), 1) for b in walk.matrices}
 
 
 class _Made(NamedTuple):
@@ -111,17 +110,16 @@ class Prepared:
         layout = self.layout = rows.layout  # the structs have the address of its bounds
         self.plan, self.rows, self.walk = plan, rows, plan.forward_walk
         self.directions = range(directions)
-        self.width = len(plan.step.accumulators) * plan.units
-        self.keep, self.raw = keep, not keep and reads_raw(layout)
+        self.width = plan.accumulators
+        self.keep, self.raw = keep, reads_raw(layout)
         self.share = share_of(plan, layout)
         self.ahead = not self.raw and projects_first(plan, layout, self.share)
         made = self._made()
         self.blanks = Blanks(plan.dtype, *(one.form for one in made))
-        kept = directions * len(plan.ends) if keep else 0
+        kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
-        self.hidden = 0 if self.raw else self.walk.packed_size
-        if self.ahead and not keep:  # behind the packed weights
-            self.hidden += layout.rows * self.width
+        self.hidden = self._hidden()
+        self.room = sum(self.hidden.values())
         self.end = self.walk.places.end
         self.ways = [self._ways(made, stated) for stated in (False, True)]
         self.turn = 0 if self.raw else 1  # what was packed last is in the caches
@@ -130,16 +128,28 @@ class Prepared:
         """Return what is made anew on each call.
 
         The output, the final states; what is kept of each direction: the accumulators, then the
-        states of all steps but the first.
+        states of all steps but the first, the projected expressions.
         """
         plan, rows, D = self.plan, self.rows, len(self.directions)
-        H, N, count = plan.units, self.layout.batch, self.layout.rows
-        made = [_Made(rows.form(D * H), plan.ends[0][0])]
-        made += [_Made(contiguous(D, N, H), end) for _, _, end in plan.ends]
+        N, count = self.layout.batch, self.layout.rows
+        made = [_Made(rows.form(D * plan.outputs), plan.ends[0][0])]
+        made += [_Made(contiguous(D, N, plan.width(state)), end) for state, _, end in plan.ends]
+        each = [*plan.cell.states[1:], *(f"e{j}" for j in range(len(plan.step.expressions)))]
         for d in self.directions if self.keep else ():
             made.append(_Made(contiguous(count, self.width), "a", d))
-            made += [_Made(contiguous(count, H), state, d) for state, _, _ in plan.ends[1:]]
+            made += [_Made(contiguous(count, plan.units), name, d) for name in each]
         return made
+
+    def _hidden(self) -> dict[str, int]:
+        """Return what only the walks see, and how many elements it has; in one block of memory."""
+        plan, step, N, count = self.plan, self.plan.step, self.layout.batch, self.layout.rows
+        sizes = {} if self.raw else {"packed": self.walk.packed_size}
+        if self.keep:
+            return sizes
+        if self.ahead or step.rounds > 1:
+            sizes["a"] = (count if self.ahead else N) * self.width
+        sizes |= {f"e{j}": N * plan.units for j in range(len(step.expressions))}
+        return sizes | dict.fromkeys(plan.streamed, count * plan.units)
 
     def _ways(self, made: list[_Made], stated: bool) -> tuple[list[_Given], list[tuple[int, int]]]:
         """Return what each direction is given, and the addresses that follow from others.
@@ -147,36 +157,40 @@ class Prepared:
         The addresses of a call are those of x, the parameters, the initial states if ``stated``,
         what is made, the hidden memory; then those that lie so many bytes behind one of them.
         """
-        plan, places, cell = self.plan, self.walk.places, self.plan.cell
-        at = places.buffers
-        own = [places.matrices[b] for b in cell.bundles]
-        own += [at[f"bias.{b}"] for b in cell.bundles if plan.bias]
-        own += [at[f"vector.{v}"] for v in cell.vectors]
+        plan, places = self.plan, self.walk.places
+        at = places.buffers | {"packed": PACKED}
+        own = [
+            places.matrices[name] if kind == "weight" else at[f"{kind}.{name}"]
+            for kind, name in plan.parameters
+        ]
         starts = [at[start] for _, start, _ in plan.ends] if stated else []
         known = [(0, at["x"]), *((d, place) for d in self.directions for place in own)]
         known += [(0, start) for start in starts]
         known += [(one.direction, at[one.name]) for one in made]
-        known += [(0, PACKED)] if self.hidden else []
+        block = len(known)  # the hidden memory
         number = {place: k for k, place in enumerate(known)}
         behind: list[tuple[int, int]] = []
-        if self.ahead and not self.keep:
-            behind.append((number[0, PACKED], self.walk.packed_size * plan.item))
-            number[0, at["a"]] = len(known)
-        state = self.layout.batch * plan.units  # elements of one direction's
-        jumps = dict.fromkeys([*starts, *(at[end] for _, _, end in plan.ends)], state)
+        offset = 0
+        for name, size in self.hidden.items():
+            behind.append((block, offset * plan.item))
+            number[0, at[name]] = block + len(behind)
+            offset += size
+        jumps = {at[plan.ends[0][0]]: plan.outputs}
+        for state, start, end in plan.ends:
+            width = self.layout.batch * plan.width(state)  # elements of one direction's
+            jumps |= {at[end]: width, **({at[start]: width} if stated else {})}
         for d in self.directions[1:]:
-            for place, jump in {at[plan.ends[0][0]]: plan.units, **jumps}.items():
+            for place, jump in jumps.items():
                 behind.append((number[0, place], d * jump * plan.item))
-                number[d, place] = len(known) + len(behind) - 1
-            for place in (at["x"], at["a"], PACKED):
-                if (0, place) in number:
-                    number.setdefault((d, place), number[0, place])
+                number[d, place] = block + len(behind)
+            for place in (at["x"], *(at[name] for name in self.hidden)):
+                number.setdefault((d, place), number[0, place])
         for d in self.directions:
             if self.ahead:
                 number[d, at["gx"]] = number[d, at["a"]]
-            for carried, _, final in plan.ends[1:] if not self.keep else ():
-                number[d, at[carried]] = number[d, at[final]]  # carried along in place
-        total = len(known) + len(behind)
+            for carried, _, final in plan.ends[1:]:  # carried along in place, where not kept
+                number.setdefault((d, at[carried]), number[d, at[final]])
+        total = block + 1 + len(behind)
         return [self._given(number, total, d, stated) for d in self.directions], behind
 
     def _given(
@@ -189,21 +203,24 @@ class Prepared:
 
     def _struct(self, d: int, stated: bool) -> "array[int]":
         plan, walk, rows = self.plan, self.walk, self.rows
-        H = plan.units
         accumulators = (0, *rows.distances(self.width))
-        fields: dict[str, Field] = dict.fromkeys(walk.names, (0, 0, H))
+        each = (0, *rows.distances(plan.units))  # of what is kept for each step
+        fields: dict[str, Field] = dict.fromkeys(walk.names, (0, 0, plan.units))
         fields["x"] = (0, *rows.distances(plan.inputs))
-        fields["a"] = (plan.dump.data_ptr(), 0, 0)
+        fields["a"] = (0, 0, self.width) if "a" in self.hidden else (plan.dump.data_ptr(), 0, 0)
         fields["gx"] = plan.zero_row
         if self.keep or self.ahead:
             fields["a"] = accumulators
         if self.ahead:
             fields["gx"] = accumulators
-        for k, (state, start, _) in enumerate(plan.ends):
-            if not stated:
-                fields[start] = plan.zero_row
-            if k == 0 or self.keep:
-                fields[state] = (0, *rows.distances(H if k else len(self.directions) * H))
+        fields |= {f"e{j}": each for j in range(len(plan.step.expressions)) if self.keep}
+        for state, start, final in plan.ends:
+            fields[final] = (0, 0, plan.width(state))
+            fields[start] = fields[final] if stated else plan.zero_row
+            if self.keep or state in plan.streamed:
+                fields[state] = each
+        width = len(self.directions) * plan.outputs
+        fields[plan.cell.states[0]] = (0, *rows.distances(width))
         matrices, packed = matrix_fields(plan, walk), int(not self.raw)
         threads = self.share.threads
         return walk.struct(self.layout, d == 1, threads, fields, matrices, packed, self.ahead)
@@ -223,9 +240,8 @@ class Prepared:
         addresses = [*map(_address, given), *map(_address, made)]
         if 0 in addresses:
             check_memory(given)
-        hidden = self.walk.spares.take(self.hidden) if self.hidden else None
-        if hidden is not None:
-            addresses.append(hidden.data_ptr())
+        hidden = self.walk.spares.take(self.room) if self.room else None
+        addresses.append(0 if hidden is None else hidden.data_ptr())
         for number, offset in behind:
             addresses.append(addresses[number] + offset)
         for form, arrange, fixed in ways:

@@ -48,8 +48,13 @@ class PreparedBackward:
         self.plan, self.rows, self.layout = plan, rows, rows.layout
         self.directions, self.given, self.want_x = range(directions), given, want_x
         self.share, self.walk = share_of(plan, rows.layout), plan.backward_walk
-        self.width = len(plan.step.accumulators) * plan.units
-        self.each = len(plan.ends)  # tensors that the forward pass keeps of a direction
+        self.width = plan.accumulators
+        self.expressions = [f"e{j}" for j in range(len(plan.step.expressions))]
+        # tensors that the forward pass keeps of a direction
+        stages = self.walk.program.stages
+        within = any(p.source.when == "now" for stage in stages for p in stage.products)
+        self.packs = self.layout.steps > 1 or within  # else there is no step to take products with
+        self.each = len(plan.ends) + len(self.expressions)
         scratch = self._scratch()
         self._make_blanks(sum(one.size for one in scratch))
         places = self._places(scratch)
@@ -65,7 +70,8 @@ class PreparedBackward:
         dx = [self.rows.form(plan.inputs)] if self.want_x or plan.reads_input else []
         self.new_scratch = Blanks(dtype, contiguous(scratch), *dx)
         self.new_da = Blanks(dtype, *[contiguous(self.layout.rows, self.width)] * D)
-        self.new_state = Blanks(dtype, contiguous(D, self.layout.batch, plan.units))
+        widths = map(plan.width, plan.cell.states)
+        self.new_states = [Blanks(dtype, contiguous(D, self.layout.batch, w)) for w in widths]
         self.new_gradients = Blanks(dtype, *[contiguous(*shape) for shape in plan.shapes] * D)
 
     def _scratch(self) -> list[_Scratch]:
@@ -73,31 +79,34 @@ class PreparedBackward:
         plan, walk, count = self.plan, self.walk, SUM_ROWS * self.share.threads
         sizes = {"db": count * self.width}
         sizes |= {f"dvector.{v}": count * plan.units for v in plan.cell.vectors}
-        shared = {"a", "da", "da.start", "dy", "dx", "x", *sizes}
+        shared = {"a", "da", "da.start", "dy", "dx", "x", *self.expressions, *sizes}
         shared |= {name for end in plan.ends for name in (*end, f"d{end[0]}")}
         shared |= {f"vector.{v}" for v in plan.cell.vectors}
         rows = self.layout.batch * plan.units
         sizes |= {name: rows for name in walk.names if name not in shared}
         found = [_Scratch(name, d, n) for d in self.directions for name, n in sizes.items()]
-        zeros = rows * len(self.directions)
-        return [*found, *(_Scratch(f"zeros.{state}", 0, zeros) for state in plan.cell.states)]
+        zeros = self.layout.batch * len(self.directions)
+        states = plan.cell.states
+        return [*found, *(_Scratch(f"zeros.{s}", 0, zeros * plan.width(s)) for s in states)]
 
     def _places(self, scratch: list[_Scratch]) -> Places:
         """Say for each name which of the addresses of a call it is at, and how far from there."""
-        plan, H = self.plan, self.plan.units
+        plan, P = self.plan, self.plan.outputs
         first, *others = plan.cell.states
-        state = self.layout.batch * H  # elements of one direction's
+        # elements of one direction's states
+        sizes = {state: self.layout.batch * plan.width(state) for state in plan.cell.states}
         # what directions share, and how far apart their parts lie
-        jumps = {"scratch": 0, "dy": H, "dx": 0, "one": 0, first: H}
-        jumps |= {f"d{one}": state for one in plan.cell.states} | {"x": 0}
-        starts = {start: state for _, start, _ in plan.ends} if self.given else {}
+        jumps = {"scratch": 0, "dy": P, "dx": 0, "one": 0, first: P}
+        jumps |= {f"d{state}": size for state, size in sizes.items()} | {"x": 0}
+        starts = {start: sizes[state] for state, start, _ in plan.ends} if self.given else {}
         names: list[list[tuple[str, int, int]]] = [
             [(name, d, d * jump) for d in self.directions] for name, jump in jumps.items()
         ]
-        names += self._own(self._parameters("w.", "b.", "vector."))
+        parameters = [f"{kind}.{name}" for kind, name in plan.parameters]
+        names += self._own(parameters)
         names += [[(s, d, d * jump) for d in self.directions] for s, jump in starts.items()]
-        names += [*self._own(["a", *others]), *self._own(["da"])]
-        names += self._own(self._parameters("g.", "gb.", "gv."))
+        names += [*self._own(["a", *others, *self.expressions]), *self._own(["da"])]
+        names += self._own([f"grad.{name}" for name in parameters])
         places = {(name, d): (k, on) for k, owners in enumerate(names) for name, d, on in owners}
         offset = 0
         for one in scratch:
@@ -109,17 +118,11 @@ class PreparedBackward:
         """Return what each direction has for itself."""
         return [[(name, d, 0)] for d in self.directions for name in names]
 
-    def _parameters(self, weight: str, bias: str, vector: str) -> list[str]:
-        """Name the parameters, or what belongs to each of them, in their order."""
-        cell = self.plan.cell
-        biases = [bias + bundle for bundle in cell.bundles if self.plan.bias]
-        return [*(weight + b for b in cell.bundles), *biases, *(vector + v for v in cell.vectors)]
-
     def _fills(self, places: Places, d: int) -> list[Fill]:
         """Say where the addresses of a direction's struct come from."""
         at = self.walk.places
         wanted = [(field, (name, d)) for name, field in at.buffers.items()]
-        wanted += [(field, (f"w.{b}", d)) for b, field in at.matrices.items()]
+        wanted += [(field, (f"weight.{b}", d)) for b, field in at.matrices.items()]
         known = [(field, *places[name]) for field, name in wanted if name in places]
         return [(field, number, on * self.plan.item) for field, number, on in known]
 
@@ -133,9 +136,12 @@ class PreparedBackward:
         fields["db"] = (0, 0, SUM_ROWS * self.width)
         for v in plan.cell.vectors:
             fields[f"dvector.{v}"] = (0, 0, SUM_ROWS * H)
-        for k, (state, start, _) in enumerate(plan.ends):
-            fields[state] = (0, *rows.distances(H if k else len(self.directions) * H))
-            fields[start] = (0, 0, H) if self.given else plan.zero_row
+        for state, start, _ in plan.ends:
+            fields[state] = (0, *rows.distances(H))
+            fields[f"d{state}"] = (0, 0, plan.width(state))
+            fields[start] = fields[f"d{state}"] if self.given else plan.zero_row
+        width = len(self.directions) * plan.outputs
+        fields[plan.cell.states[0]] = (0, *rows.distances(width))
         matrices, threads = matrix_fields(plan, walk), self.share.threads
         return walk.struct(self.layout, d == 0, threads, fields, matrices, 1, False)
 
@@ -154,7 +160,8 @@ class PreparedBackward:
                 H_out) if given. They and what follows have no gaps; x and the output lie in the
                 order of the rows.
             out: the forward call's output.
-            kept: what it kept of each direction: the accumulators, then all states but the first.
+            kept: what it kept of each direction: the accumulators, all states but the first, the
+                projected expressions.
             cotangents: of the output and of the final states; None is 0.
             last: whether ``kept`` is not needed again, so that its memory may be written over.
         """
@@ -164,8 +171,8 @@ class PreparedBackward:
         scratch, *made = self.new_scratch()
         scratch.zero_()
         dx = made[0] if made else None
-        dstates = [*map(self._state_cotangent, dfinals)]
-        das = kept[:: self.each] if last else self.new_da()
+        dstates = [*map(self._state_cotangent, dfinals, self.new_states)]
+        das = kept[:: self.each] if last and self.plan.step.rounds == 1 else self.new_da()
         shared = (scratch, dy, dx, self.plan.one, out)
         addresses = [0 if t is None else t.data_ptr() for t in shared]
         for t, zeros in zip(dstates, self.zeros, strict=True):
@@ -182,7 +189,7 @@ class PreparedBackward:
 
     def _walk(self, addresses: list[int], dy: Tensor | None) -> None:
         """Go through the steps; memory for the packed weights is held no longer than that."""
-        packed = self.walk.spares.take(self.walk.packed_size)
+        packed = self.walk.spares.take(self.walk.packed_size) if self.packs else None
         for template, fills in self.ways:
             struct = fill_in(template, fills, addresses)
             if dy is None:
@@ -191,18 +198,19 @@ class PreparedBackward:
             else:
                 steps, rows, _ = dy.stride()
             struct[self.dy_strides], struct[self.dy_strides + 1] = steps, rows
-            struct[PACKED] = packed.data_ptr()
+            struct[PACKED] = 0 if packed is None else packed.data_ptr()
             self.walk.run(struct, self.share)
-        self.walk.spares.put_back(packed)
+        if packed is not None:
+            self.walk.spares.put_back(packed)
 
-    def _state_cotangent(self, g: Tensor | None) -> Tensor | None:
+    def _state_cotangent(self, g: Tensor | None, new: Blanks) -> Tensor | None:
         """Return the cotangent of a final state, for the walk to turn into that of the initial one.
 
         None stands for zeros that nobody asks for again: they are in the scratch memory.
         """
         if g is not None:
             return g.clone(memory_format=contiguous_format)
-        return self.new_state()[0].zero_() if self.given else None
+        return new()[0].zero_() if self.given else None
 
 
 def prepare_backward(

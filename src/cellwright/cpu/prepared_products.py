@@ -71,7 +71,7 @@ class PreparedProducts:
     ) -> None:
         self.plan, self.rows, self.places = plan, rows, places
         self.given, self.want_x, self.threads = given, want_x, threads
-        self.width = len(plan.step.accumulators) * plan.units
+        self.width = plan.accumulators
         self.products = products(plan.dtype)
         self.tables: list[array[int]] = []
         self.fills: list[Fill] = []
@@ -105,7 +105,8 @@ class PreparedProducts:
         return number, offset + matrix.first
 
     def _jobs(self, d: int) -> list[_Job]:
-        return [*self._input_jobs(), *self._state_jobs(d), *self._sum_jobs()]
+        parts = (self._input_jobs(), self._state_jobs(d), self._expression_jobs(), self._sum_jobs())
+        return [job for part in parts for job in part]
 
     def _input_jobs(self) -> list[_Job]:
         """The gradients of the input and of its weights."""
@@ -115,10 +116,14 @@ class PreparedProducts:
         x, dx = _Matrix("x", 0, I), _Matrix("dx", 0, I)
         jobs: list[_Job] = []
         for f in fed:
-            da, target = _Matrix("da", f.column, 1), _Matrix(f"g.{f.bundle}", f.row * I, I)
+            da, target = (
+                _Matrix("da", f.column, 1),
+                _Matrix(f"grad.weight.{f.bundle}", f.row * I, I),
+            )
             jobs.append(_Job(da, width, x, target, f.width, I, all_depths(rows)))
         for f in fed if self.want_x else ():
-            da, weights = _Matrix("da", f.column, width), _Matrix(f"w.{f.bundle}", f.row * I, I)
+            da = _Matrix("da", f.column, width)
+            weights = _Matrix(f"weight.{f.bundle}", f.row * I, I)
             jobs.append(_Job(da, 1, weights, dx, rows, I, all_depths(f.width)))
         if self.want_x and not fed and not plan.reads_input:
             one = _Matrix("one", 0, 0)
@@ -127,43 +132,60 @@ class PreparedProducts:
 
     def _state_jobs(self, d: int) -> list[_Job]:
         """The gradients of the states' weights and of the initial states."""
-        plan, rows, H = self.plan, self.rows, self.plan.units
+        plan, rows = self.plan, self.rows
         before, first = (depth_table(runs(rows, d == 1)) for runs in (shifts, edges))
         jobs: list[_Job] = []
         for k, (state, start, _) in enumerate(plan.ends):
             # the first state is the output, with both directions side by side
+            H = plan.width(state)
             values = _Matrix(state, 0, H if k else len(self.directions) * H)
             for f in plan.fed.get(leaf("state", state), []):
-                target, da = _Matrix(f"g.{f.bundle}", f.row * H, H), _Matrix("da", f.column, 1)
+                da = _Matrix("da", f.column, 1)
+                target = _Matrix(f"grad.weight.{f.bundle}", f.row * H, H)
                 jobs.append(_Job(da, self.width, values, target, f.width, H, before))
                 if self.given:
                     initial = _Matrix(start, 0, H)
                     jobs.append(_Job(da, self.width, initial, target, f.width, H, first))
-                    jobs.append(self._start_job(f"d{state}", f, d))
+                    jobs.append(self._start_job(state, f, d))
         return jobs
 
-    def _start_job(self, target: str, f: Fed, d: int) -> _Job:
+    def _expression_jobs(self) -> list[_Job]:
+        """The gradients of the weights that projected expressions are multiplied with."""
+        H, depths = self.plan.units, all_depths(self.rows.layout.rows)
+        jobs: list[_Job] = []
+        for j, e in enumerate(self.plan.step.expressions):
+            for f in self.plan.fed[e]:
+                da = _Matrix("da", f.column, 1)
+                target = _Matrix(f"grad.weight.{f.bundle}", f.row * H, H)
+                jobs.append(
+                    _Job(da, self.width, _Matrix(f"e{j}", 0, H), target, f.width, H, depths)
+                )
+        return jobs
+
+    def _start_job(self, state: str, f: Fed, d: int) -> _Job:
         """What reaches an initial state through its product with weights."""
-        H, N = self.plan.units, self.rows.layout.batch
+        H, N = self.plan.width(state), self.rows.layout.batch
         at_first, between = self.rows.distances(self.width)
         edge = (self.rows.layout.steps - 1) * at_first if d == 1 else 0
         da = _Matrix("da", edge + f.column, between)
-        weights = _Matrix(f"w.{f.bundle}", f.row * H, H)
-        return _Job(da, 1, weights, _Matrix(target, 0, H), N, H, all_depths(f.width))
+        weights = _Matrix(f"weight.{f.bundle}", f.row * H, H)
+        return _Job(da, 1, weights, _Matrix(f"d{state}", 0, H), N, H, all_depths(f.width))
 
     def _sum_jobs(self) -> list[_Job]:
         """The gradients of biases and vectors: what the threads have summed up, added."""
         plan, H, one = self.plan, self.plan.units, _Matrix("one", 0, 0)
         depths = one_depth(SUM_ROWS * self.threads)
         jobs: list[_Job] = []
-        for bundle in plan.cell.bundles if plan.bias else ():
+        for bundle, slices in plan.bias_slices.items() if plan.bias else ():
             row = 0
-            for columns in plan.bias_slices[bundle]:
+            for columns in slices:
                 count = columns.stop - columns.start
                 db = _Matrix("db", columns.start, self.width)
-                jobs.append(_Job(one, 0, db, _Matrix(f"gb.{bundle}", row, 0), 1, count, depths))
+                jobs.append(
+                    _Job(one, 0, db, _Matrix(f"grad.bias.{bundle}", row, 0), 1, count, depths)
+                )
                 row += count
         for v in plan.cell.vectors:
             sums = _Matrix(f"dvector.{v}", 0, H)
-            jobs.append(_Job(one, 0, sums, _Matrix(f"gv.{v}", 0, 0), 1, H, depths))
+            jobs.append(_Job(one, 0, sums, _Matrix(f"grad.vector.{v}", 0, 0), 1, H, depths))
         return jobs

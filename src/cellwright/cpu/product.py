@@ -184,8 +184,8 @@ class _Product:
         """Emit the loops over chunks of both sides."""
         s, choose = self.s, self.s.builder.select
         a, a_line, a_depth, b, b_depth, _, _, rows, columns, _, _ = self.fields
-        # shares of the wide side are whole vectors
-        unit = choose(self.turned, s.index(s.lanes), s.index(1))
+        # shares of the wide side are whole vectors; products that add up in one C are shared alike
+        unit = choose(self.crosswise, s.index(s.lanes), s.index(1))
         parts = s.builder.sdiv(s.add(rows, s.sub(unit, 1)), unit)
         low, high = (
             s.min(rows, s.mul(unit, s.builder.sdiv(s.mul(parts, s.add(thread, j)), threads)))

@@ -56,11 +56,11 @@ class _Walk:
         offset = 0
         for stage, depth in zip(self.program.stages, depths(self.program), strict=True):
             self._stage(stage, offset)
-            offset += depth * padded(self.program.units, s.lanes)
+            offset += depth * padded(stage.units, s.lanes)
         once = s.builder.icmp_signed("==", frame.thread, s.index(0))
         with s.builder.if_then(s.builder.or_(frame.by_rows, once)):
-            for source, target in self.program.finals:
-                self._final(source, target)
+            for source, target, width in self.program.finals:
+                self._final(source, target, width)
 
     def _stage(self, stage: Stage, offset: int) -> None:
         """Walk over blocks of units, and within a block over chunks of rows."""
@@ -75,10 +75,10 @@ class _Walk:
 
             s.loop(frame.low, frame.end, frame.chunk, chunk)
 
-        frame.blocks(chunks)
+        frame.blocks(stage.units, chunks)
         frame.wait()
 
-    def _final(self, source: str, target: str) -> None:
+    def _final(self, source: str, target: str, units: int) -> None:
         """Copy the rows whose sequence ends at this step."""
         frame, s = self.frame, self.s
         ending = frame.places["after"].rows
@@ -86,7 +86,6 @@ class _Walk:
 
         def row(r: Value, _: list[Value]) -> None:
             here, there = frame.row(Read(source), r), frame.row(Read(target), r)
-            units = frame.program.units
             whole = units // s.lanes * s.lanes
             s.loop(0, whole, s.lanes, lambda u, _: s.store(s.load(here, u), there, u))
             if units > whole:

@@ -9,7 +9,7 @@ the derivative then follows from what the forward pass kept, and need not comput
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from cellwright.graph.cell import Cell, projection
+from cellwright.graph.cell import PROJECTION, Cell, projection
 from cellwright.graph.expr import Expr, leaf, node, substitute, topological, use_counts
 from cellwright.graph.ops import ELEMENTWISE
 
@@ -41,6 +41,11 @@ class Accumulator:
     stage: int
     function: str | None = None
 
+    @property
+    def narrow(self) -> bool:
+        """Whether it is the projection of the first state: as wide as that, not as the units."""
+        return self.terms[0].bundle == PROJECTION
+
 
 @dataclass(frozen=True)
 class Step:
@@ -54,6 +59,16 @@ class Step:
     def stages(self) -> int:
         """How many rounds of matrix products and equations one step has."""
         return 1 + max((a.stage for a in self.accumulators), default=0)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the first state is projected: by the last accumulator, in a stage of its own."""
+        return any(a.narrow for a in self.accumulators)
+
+    @property
+    def rounds(self) -> int:
+        """How many of the stages are as wide as the units."""
+        return self.stages - self.narrow
 
     @property
     def input_width(self) -> int:
@@ -217,4 +232,8 @@ def _stages(terms: list[list[Term]]) -> dict[int, int]:
                 stages[k] = max(1, stages[k])  # even an expression of states alone is stored first
         return stages[k]
 
-    return {k: stage(k) for k in range(len(terms))}
+    found = {k: stage(k) for k in range(len(terms))}
+    for k, own in enumerate(terms):
+        if own[0].bundle == PROJECTION:
+            found[k] = 1 + max((s for other, s in found.items() if other != k), default=0)
+    return found

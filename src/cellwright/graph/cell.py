@@ -1,17 +1,22 @@
 """What a cell is once its equations have been read."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import cast
 
-from cellwright.graph.expr import Expr, leaf, topological
+from cellwright.graph.expr import Expr, leaf, node, topological
 from cellwright.graph.ops import ELEMENTWISE
 
-__all__ = ["ARITHMETIC", "INPUT", "Cell", "bundle_of", "projection"]
+__all__ = ["ARITHMETIC", "INPUT", "PROJECTION", "Cell", "bundle_of", "projected", "projection"]
 
 INPUT = "x"
 """The bundle name of the projections of the input, whatever the function calls its argument."""
+
+PROJECTION = "@"
+"""The bundle, and its one gate, of the matrix that makes an output narrower than the units. No
+state has this name."""
 
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "neg"})
 """What joins values without bending them: all other operations are nonlinearities."""
@@ -92,3 +97,20 @@ class Cell:
         x = leaf("input")
         users = (e for e in topological(self.updates) if x in e.args)
         return x in self.updates or any(e.op != "project" for e in users)
+
+
+@lru_cache(maxsize=256)
+def projected(cell: Cell) -> Cell:
+    """Return the cell whose first state is multiplied with a matrix after each step.
+
+    LSTM becomes the LSTMP of Sak, Senior & Beaufays 2014: h = W_hr (o · tanh(c)).
+    """
+    first, *others = cell.updates
+    source = first if first.args else first * 1.0  # a bare state or number: the step computes it
+    narrow = node("project", (source,), (PROJECTION, PROJECTION))
+    return replace(
+        cell,
+        updates=(narrow, *others),
+        gates=(*cell.gates, PROJECTION),
+        bundles={**cell.bundles, PROJECTION: (PROJECTION,)},
+    )

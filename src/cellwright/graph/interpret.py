@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from cellwright.graph.cell import INPUT, Cell
+from cellwright.graph.cell import INPUT, PROJECTION, Cell
 from cellwright.graph.expr import Expr, topological
 
 __all__ = ["MEANINGS", "Form", "Weights", "evaluate", "interpret_layer", "interpret_step"]
@@ -90,8 +90,9 @@ class Weights:
 
     @property
     def bundles(self) -> dict[str, Tensor]:
-        """The packed weights of each bundle."""
-        return self._part(self.form.bundles, 0)
+        """The packed weights of each bundle; the projection's are a bundle of its own."""
+        found = self._part(self.form.bundles, 0)
+        return found | {PROJECTION: self.tensors[-1]} if self.form.projects else found
 
     @property
     def biases(self) -> dict[str, Tensor]:
@@ -102,11 +103,6 @@ class Weights:
     def vectors(self) -> dict[str, Tensor]:
         """The per-unit vectors."""
         return self._part(self.form.vectors, len(self.form.bundles) + len(self.form.biases))
-
-    @property
-    def projection(self) -> Tensor | None:
-        """What the first state is multiplied with after each step, or None."""
-        return self.tensors[-1] if self.form.projects else None
 
 
 K = TypeVar("K", bound=Hashable)
@@ -173,9 +169,9 @@ class _Step:
 
     def __init__(self, cell: Cell, weights: Weights, hidden_size: int) -> None:
         self.cell = cell
-        self.projection = weights.projection
         self.vectors = weights.vectors
         self.hidden_size = hidden_size
+        self.output_size = weights.tensors[-1].shape[0] if weights.form.projects else hidden_size
         self.products = _products(cell)
         packs = weights.bundles, weights.biases
         self.rows = {
@@ -203,16 +199,13 @@ class _Step:
             if e.op == "project":
                 product, gate = self.products[e.value]
                 if product not in projected:
-                    projected[product] = self.project(product, operands[0])
+                    projected[product] = self.project(product, self._full(operands[0], states[-1]))
                 return projected[product][gate]
             if e.op == "state":
                 return previous[str(e.value)]
             return x if e.op == "input" else self.vectors[str(e.value)]
 
-        new = [self._full(v, states[-1]) for v in evaluate(self.cell.updates, leaves)]
-        if self.projection is not None:
-            new[0] = linear(new[0], self.projection)
-        return new
+        return [self._full(v, states[-1]) for v in evaluate(self.cell.updates, leaves)]
 
     def _full(self, value: Tensor, like: Tensor) -> Tensor:
         """Give a state its full shape, also where its equation is a constant or a vector."""
@@ -294,10 +287,8 @@ def interpret_layer(
 
 
 def _zeros(step: _Step, x: Tensor, rows: int) -> list[Tensor]:
-    zeros = [x.new_zeros(rows, step.hidden_size) for _ in step.cell.states]
-    if step.projection is not None:
-        zeros[0] = x.new_zeros(rows, step.projection.shape[0])
-    return zeros
+    widths = [step.output_size, *[step.hidden_size] * (len(step.cell.states) - 1)]
+    return [x.new_zeros(rows, width) for width in widths]
 
 
 def _scan(

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Literal
 
 from cellwright.graph.accumulate import Step, accumulate
-from cellwright.graph.cell import Cell
+from cellwright.graph.cell import PROJECTION, Cell
 from cellwright.graph.derive import Adjoint, adjoint
 from cellwright.graph.expr import Expr, const, leaf, node, substitute, topological
 from cellwright.graph.runs import runs
@@ -84,9 +84,11 @@ class Stage:
     """Products into ``tiles`` tiles, then equations over ``tile`` and ``read`` leaves.
 
     Attributes:
+        units: how many units each tile and each write has.
         columns: for each tile, where in ``gx`` its products with the input lie, if computed ahead.
     """
 
+    units: int
     tiles: int
     products: tuple[Product, ...]
     writes: tuple[Write, ...]
@@ -98,57 +100,70 @@ class Program:
     """One time step of a walk.
 
     Attributes:
-        finals: pairs (step buffer, row buffer): where a row's sequence ends, its last value is
-            copied.
+        finals: triples (step buffer, row buffer, width): where a row's sequence ends, its last
+            value is copied.
     """
 
     name: str
-    units: int
     stages: tuple[Stage, ...]
     buffers: tuple[Buffer, ...]
-    finals: tuple[tuple[str, str], ...] = ()
+    finals: tuple[tuple[str, str, int], ...] = ()
 
 
 @lru_cache(maxsize=512)
-def forward(cell: Cell, inputs: int, units: int, bias: bool) -> Program:
-    """Schedule the forward walk of a layer with ``inputs`` → ``units``.
+def forward(cell: Cell, inputs: int, units: int, outputs: int, bias: bool) -> Program:
+    """Schedule the forward walk of a layer with ``inputs`` → ``units`` → ``outputs``.
+
+    The last two differ only where the cell's first state is projected.
 
     Each state is kept in a step buffer of its own name, the accumulators go to ``a``. To the
     accumulators of the input's gates, ``gx`` is added: the products with the input where they were
     computed ahead of the walk, else 0.
     """
-    builder = _Forward(accumulate(cell), inputs, units, bias)
+    builder = _Forward(accumulate(cell), inputs, units, outputs, bias)
     stages = tuple(builder.stage(s) for s in range(builder.step.stages))
     buffers = [Buffer("x", "step"), Buffer("gx", "step"), Buffer("a", "step")]
     for state in cell.states:
         buffers += [Buffer(state, "step", f"{state}.start")]
         buffers += [Buffer(f"{state}.start", "row"), Buffer(f"{state}.final", "row")]
     buffers += [Buffer(f"e{j}", "step") for j in range(len(builder.step.expressions))]
-    buffers += [Buffer(f"bias.{b}", "unit") for b in cell.bundles] if bias else []
+    biased = [b for b in cell.bundles if bias and b != PROJECTION]
+    buffers += [Buffer(f"bias.{b}", "unit") for b in biased]
     buffers += [Buffer(f"vector.{v}", "unit") for v in cell.vectors]
-    finals = tuple((s, f"{s}.final") for s in cell.states)
-    return Program(f"{cell.name}_forward", units, stages, tuple(buffers), finals)
+    widths = [outputs, *[units] * (len(cell.states) - 1)]
+    finals = tuple((s, f"{s}.final", w) for s, w in zip(cell.states, widths, strict=True))
+    return Program(f"{cell.name}_forward", stages, tuple(buffers), finals)
 
 
 class _Forward:
-    def __init__(self, step: Step, inputs: int, units: int, bias: bool) -> None:
+    def __init__(self, step: Step, inputs: int, units: int, outputs: int, bias: bool) -> None:
         self.step, self.inputs, self.units, self.bias = step, inputs, units, bias
+        self.outputs = outputs
 
     def stage(self, number: int) -> Stage:
         here = [k for k, a in enumerate(self.step.accumulators) if a.stage == number]
         tiles = {k: t for t, k in enumerate(here)}
         products = [p for bundle in self.step.cell.bundles for p in self._products(bundle, tiles)]
-        values = [("a", k * self.units, leaf("accumulator", k)) for k in here]
+        narrow = number == self.step.rounds
+        values = [] if narrow else [("a", k * self.units, leaf("accumulator", k)) for k in here]
         for j, e in enumerate(self.step.expressions):
             if self._stage_of(e) == number:
                 values.append((f"e{j}", 0, e))
-        if number == self.step.stages - 1:
-            states = zip(self.step.cell.states, self.step.updates, strict=True)
-            values += [(state, 0, update) for state, update in states]
+        values += self._states(number)
         replaced = substitute((v for _, _, v in values), lambda e: self._leaf(e, tiles))
         writes = [Write(b, c, e) for (b, c, _), e in zip(values, simplify(replaced), strict=True)]
         columns = tuple(k * self.units for k in here)
-        return Stage(len(here), tuple(products), tuple(writes), columns)
+        units = self.outputs if narrow else self.units
+        return Stage(units, len(here), tuple(products), tuple(writes), columns)
+
+    def _states(self, number: int) -> list[tuple[str, int, Expr]]:
+        """Return the new states that a stage writes: the last one, but for a narrower output."""
+        states = zip(self.step.cell.states, self.step.updates, strict=True)
+        values = [(state, 0, update) for state, update in states]
+        apart = int(self.step.narrow)
+        if number == self.step.rounds - 1:
+            return values[apart:]
+        return values[:apart] if number == self.step.rounds else []
 
     def _stage_of(self, e: Expr) -> int:
         needs = [n.value for n in topological([e]) if n.op == "accumulator"]
@@ -165,8 +180,11 @@ class _Forward:
         ]
         for tile, row, count, read in runs(keys):
             given = read.buffer == "x"
-            depth = self.inputs if given else self.units
+            depth = self.inputs if given else self._width(read.buffer)
             yield Product(read, depth, tile, count, bundle, row * self.units, False, given)
+
+    def _width(self, buffer: str) -> int:
+        return self.outputs if buffer == self.step.cell.states[0] else self.units
 
     def _source(self, bundle: str, gate: str, slot: int) -> Read:
         terms = self.step.accumulators[slot].terms
@@ -196,7 +214,7 @@ class _Forward:
         for term in self.step.accumulators[k].terms:
             if term.source.op == "input":
                 value = value + leaf("read", Read("gx", k * self.units))
-            if self.bias:
+            if self.bias and term.bundle != PROJECTION:
                 row = self.step.cell.bundles[term.bundle].index(term.gate)
                 value = value + leaf("read", Read(f"bias.{term.bundle}", row * self.units))
         function = self.step.accumulators[k].function
@@ -204,19 +222,21 @@ class _Forward:
 
 
 @lru_cache(maxsize=512)
-def backward(cell: Cell, units: int) -> Program:
+def backward(cell: Cell, units: int, outputs: int) -> Program:
     """Schedule the backward walk, which goes through the steps in the opposite order.
 
     It writes the gradient of each accumulator to ``da`` and leaves the products that need no
     order in time (weights, input) to large matrix products.
     """
-    return _Backward(adjoint(accumulate(cell)), units).program()
+    return _Backward(adjoint(accumulate(cell)), units, outputs).program()
 
 
 class _Backward:
-    def __init__(self, derived: Adjoint, units: int) -> None:
-        self.derived, self.units = derived, units
+    def __init__(self, derived: Adjoint, units: int, outputs: int) -> None:
+        self.derived, self.units, self.outputs = derived, units, outputs
         self.step, self.cell = derived.step, derived.step.cell
+        # what comes through a projection of the output has a first stage of its own
+        self.start = int(self.step.narrow)
         self.ready: dict[int, int] = {}
         while len(self.ready) < len(self.step.expressions):
             for j, e in enumerate(self.step.expressions):
@@ -230,7 +250,8 @@ class _Backward:
         ]
         needs = {i for k in fed for i in self._needs(self.derived.accumulators[k])}
         if needs <= self.ready.keys():
-            self.ready[j] = 1 + max((self.ready[i] for i in needs), default=0)
+            first = 0 if self.step.accumulators[fed[0]].narrow else self.start
+            self.ready[j] = 1 + max((self.ready[i] for i in needs), default=first)
 
     @staticmethod
     def _needs(e: Expr) -> set[int]:
@@ -239,7 +260,7 @@ class _Backward:
         }
 
     def _stage_of(self, e: Expr) -> int:
-        return max((self.ready[j] for j in self._needs(e)), default=0)
+        return max((self.ready[j] for j in self._needs(e)), default=self.start)
 
     def program(self) -> Program:
         stages = tuple(self._stage(s) for s in range(self.stages))
@@ -252,19 +273,25 @@ class _Backward:
         buffers += [Buffer(f"vector.{v}", "unit") for v in self.cell.vectors]
         buffers += [Buffer(f"dvector.{v}", "sum") for v in self.cell.vectors]
         buffers += [Buffer("x", "step"), Buffer("dx", "step")]
-        return Program(f"{self.cell.name}_backward", self.units, stages, tuple(buffers))
+        return Program(f"{self.cell.name}_backward", stages, tuple(buffers))
 
     def _stage(self, number: int) -> Stage:
-        if number == 0:
-            tiles = {leaf("cotangent", s): t for t, s in enumerate(self.step.projected)}
-        else:
-            here = [j for j, r in sorted(self.ready.items()) if r == number]
-            tiles = {leaf("backproject", j): t for t, j in enumerate(here)}
+        filled = [leaf("cotangent", s) for s in self._arriving(number)]
+        filled += [leaf("backproject", j) for j, r in sorted(self.ready.items()) if r == number]
+        tiles = {e: t for t, e in enumerate(filled)}
         products = [p for e, tile in tiles.items() for p in self._products(e, tile)]
         values = self._values(number, tiles)
         replaced = substitute((v for _, _, v in values), lambda e: self._leaf(e, number, tiles))
         writes = [Write(b, c, e) for (b, c, _), e in zip(values, simplify(replaced), strict=True)]
-        return Stage(len(tiles), tuple(products), tuple(writes))
+        units = self.outputs if number < self.start else self.units
+        return Stage(units, len(tiles), tuple(products), tuple(writes))
+
+    def _arriving(self, number: int) -> list[str]:
+        """Return the projected states whose cotangents a stage takes from the step before."""
+        apart = self.cell.states[: self.start]
+        if number < self.start:
+            return [s for s in self.step.projected if s in apart]
+        return [s for s in self.step.projected if number == self.start and s not in apart]
 
     def _products(self, e: Expr, tile: int) -> Iterable[Product]:
         when: When = "before" if e.op == "cotangent" else "now"
@@ -284,20 +311,26 @@ class _Backward:
             for slot, row, count, read in runs(keys):
                 H = self.units
                 moved = Read("da", slot * H, read.when)
-                yield Product(moved, count * H, tile, 1, bundle, row * H, True)
+                depth = self.outputs if bundle == PROJECTION else count * H
+                yield Product(moved, depth, tile, 1, bundle, row * H, True)
 
     def _values(self, number: int, tiles: dict[Expr, int]) -> list[tuple[str, int, Expr]]:
         H, derived = self.units, self.derived
+        if number < self.start:
+            first = self.cell.states[0]
+            column = (len(derived.accumulators) - 1) * H
+            return [("da", column, leaf("cotangent", first)), (f"d{first}", 0, const(0.0))]
         values: list[tuple[str, int, Expr]] = []
         for k, gradient in enumerate(derived.accumulators):
-            if self._stage_of(gradient) == number:
+            if self._stage_of(gradient) == number and not self.step.accumulators[k].narrow:
                 values += [("da", k * H, gradient), ("db", k * H, gradient)]
+        states = [*zip(self.cell.states, derived.states, strict=True)][self.start :]
         if number < self.stages - 1:
-            if number == 0:
-                values += [(f"g{s}", 0, leaf("cotangent", s)) for s in self.cell.states]
+            if number == self.start:
+                values += [(f"g{s}", 0, leaf("cotangent", s)) for s, _ in states]
             values += [(f"v{e.value}", 0, e) for e in tiles if e.op == "backproject"]
             return values
-        for state, through in zip(self.cell.states, derived.states, strict=True):
+        for state, through in states:
             values.append((f"d{state}", 0, const(0.0) if through is None else through))
         values += [(f"dvector.{v}", 0, g) for v, g in derived.vectors.items()]
         if derived.input is not None:
@@ -321,7 +354,7 @@ class _Backward:
         return None
 
     def _cotangent(self, state: str, number: int, tiles: dict[Expr, int]) -> Expr:
-        if number > 0:
+        if number > self.start:
             return leaf("read", Read(f"g{state}"))
         value = leaf("read", Read(f"d{state}"))
         if state == self.cell.states[0]:

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from cellwright.autograd import operation
 from cellwright.autograd.repeat import Repeat, repeat
-from cellwright.graph.cell import Cell
+from cellwright.graph.cell import Cell, projected
 from cellwright.graph.interpret import Weights
 from cellwright.nn import checks
 from cellwright.nn.layout import Names, name_parameters, shapes
@@ -333,7 +333,8 @@ class Recurrent(Module):
             if done is not None:
                 return done
         weights = self._weights(layer)
-        made = operation.run_layer(self.cell, x, states, weights, batch_sizes, self.hidden_size)
+        cell, units = self._whole_cell, self.hidden_size
+        made = operation.run_layer(cell, x, states, weights, batch_sizes, units)
         if dense:
             self._remember(layer, x, states or (), weights)
         return made
@@ -344,10 +345,15 @@ class Recurrent(Module):
         """Be ready for a third call of this kind, if this is the second one of its size."""
         held = all(name in self._parameters for name in self._names[layer])
         if held and x.shape == self._seen[layer]:
-            made = repeat(self.cell, x, states, weights, self.hidden_size)
+            made = repeat(self._whole_cell, x, states, weights, self.hidden_size)
             if made is not None:
                 self._repeats[layer] = (made, *self._repeats[layer][:1])
         self._seen[layer] = x.shape
+
+    @property
+    def _whole_cell(self) -> Cell:
+        """The cell with the projection, if the module has one."""
+        return projected(self.cell) if self.proj_size else self.cell
 
     def _weights(self, layer: int) -> list[Weights]:
         """Look up the parameters of a layer: on each call, for any may have been replaced."""
