@@ -34,6 +34,7 @@ _WIDE: tuple[tuple[Shape, Variant], ...] = (
     (_SINGLE, Variant("float64", dtype="float64")),
     *((Shape(i, h, b, 50), Variant()) for i, h in ((3, 1), (5, 17), (1, 40), (40, 100), (64, 300))
       for b in (1, 16)),
+    *((Shape(i, h, b, 1), Variant()) for i, h in ((32, 64), (128, 256)) for b in (1, 16)),
 )  # fmt: skip
 
 MEMORY_SHAPES = (
@@ -61,5 +62,8 @@ def wide_rows(thread_counts: Iterable[int] = (1, 2)) -> Iterator[Row]:
             for work in works:
                 yield from (Row("wide", cell, work, shape, n, 1.0, variant) for n in counts)
     relu = Variant("relu", relu=True)
+    narrow = Variant("proj_size 16", proj_size=16)
     for work in works:
         yield from (Row("wide", "RNN", work, _MEDIUM, n, 1.0, relu) for n in counts)
+        for shape in (_MEDIUM, _SINGLE):
+            yield from (Row("wide", "LSTM", work, shape, n, 1.0, narrow) for n in counts)

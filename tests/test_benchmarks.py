@@ -135,6 +135,8 @@ def test_arithmetic_of_a_row():
     one = row("RNN", "forward", variant=deep)
     assert one.lengths == [6, 1, 2, 3]
     assert one.flops == 2 * 5 * 2 * ((3 + 5) + (10 + 5)) * 12
+    narrow = row("LSTM", "forward", variant=Variant(proj_size=2))
+    assert narrow.flops == 2 * (4 * 5 * (3 + 2) + 2 * 5) * 4 * 6
 
 
 def test_scaling_compares_with_the_same_row_on_one_thread():

@@ -41,6 +41,7 @@ class Variant:
     packed: bool = False
     dtype: Literal["float32", "float64"] = "float32"
     relu: bool = False
+    proj_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,16 @@ class Row:
     def flops(self) -> int:
         """Multiplications and additions of the matrix products; a backward pass is two more."""
         directions = 2 if self.variant.bidirectional else 1
-        hidden, width, columns = self.shape.hidden_size, self.shape.input_size, 0
+        hidden, width, weights = self.shape.hidden_size, self.shape.input_size, 0
+        projected = self.variant.proj_size
         for _ in range(self.variant.num_layers):
-            columns += directions * (width + hidden)
-            width = directions * hidden
-        forward = 2 * ROWS_PER_UNIT[self.cell] * hidden * columns * sum(self.lengths)
+            columns = width + self.output_size
+            weights += directions * hidden * (ROWS_PER_UNIT[self.cell] * columns + projected)
+            width = directions * self.output_size
+        forward = 2 * weights * sum(self.lengths)
         return forward * (3 if self.work == "train" else 1)
+
+    @property
+    def output_size(self) -> int:
+        """H_out of one direction."""
+        return self.variant.proj_size or self.shape.hidden_size

@@ -82,6 +82,8 @@ def build_module(library: Library, row: Row) -> torch.nn.Module:
     torch.manual_seed(SEED)
     variant = row.variant
     options: dict[str, Any] = {"nonlinearity": "relu"} if variant.relu else {}
+    if variant.proj_size:
+        options["proj_size"] = variant.proj_size
     module: torch.nn.Module = getattr(library, row.cell)(
         row.shape.input_size,
         row.shape.hidden_size,
@@ -114,11 +116,11 @@ def build(library: Library, row: Row) -> Workload:
         packed = pack_padded_sequence(dense, torch.tensor(row.lengths), enforce_sorted=False)
         x = PackedSequence(packed.data.detach().requires_grad_(train), *packed[1:])
         outputs = (sum(row.lengths),)
-    state_sizes = (row.variant.num_layers * directions, shape.batch, shape.hidden_size)
-    n_states = 2 if row.cell == "LSTM" else 1
-    states = tuple(random(*state_sizes).requires_grad_(train) for _ in range(n_states))
+    rows = row.variant.num_layers * directions
+    widths = [row.output_size, *([shape.hidden_size] if row.cell == "LSTM" else [])]
+    states = tuple(random(rows, shape.batch, width).requires_grad_(train) for width in widths)
     cotangents = (
-        random(*outputs, directions * shape.hidden_size),
-        *(random(*state_sizes) for _ in range(n_states)),
+        random(*outputs, directions * row.output_size),
+        *(random(rows, shape.batch, width) for width in widths),
     )
     return Workload(row, module, x, states, cotangents)
