@@ -37,7 +37,7 @@ def test_options(kind, layers, bias, batch_first, bidirectional, dtype):
 
 
 @each_kind
-@pytest.mark.parametrize("lengths", [(5, 5, 3, 1), (3, 5, 1, 5), (4,), (1, 2, 3, 17)])
+@pytest.mark.parametrize("lengths", [(5, 5, 3, 1), (3, 5, 1, 5), (4,), (3, 3), (1, 2, 3, 17)])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("given", [False, True], ids=["zeros", "hx"])
 def test_packed(kind, lengths, bidirectional, given, dtype):

@@ -39,7 +39,7 @@ def forward_layer(
     out = new_matrix(x, layout.rows, D * plan.outputs)
     finals = tuple([x.new_empty(D, N, plan.width(s)) for s in plan.cell.states])
     share = share_of(plan, layout)
-    ahead = projects_first(plan, layout, share)
+    ahead = projects_first(plan, layout)
     kept: list[Kept] = []
     for d, held in enumerate(weights):
         fields = _state_fields(plan, rows, out, states, finals, d)

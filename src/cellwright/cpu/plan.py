@@ -30,6 +30,11 @@ __all__ = [
 
 _PROJECTED_BATCH = 2
 """Up to so many rows at a step, the input is projected ahead of the walk."""
+_OWN_CACHE = 1 << 20
+"""Bytes of weights that a core's own cache does not hold for the next step: with rows that fill no
+tile, or few of them and so large an input, it is too."""
+_SOME_ROWS = 16
+"""Few rows in that sense."""
 _PROJECTED_WEIGHTS = 1 << 24
 """Bytes of weights from which it is with any number of rows: no cache holds them for a step."""
 _TEAM_WORK = 200_000
@@ -269,16 +274,22 @@ def share_of(plan: Plan, layout: Layout) -> Share:
     return _ALONE if layout.batch == 1 else Share(min(threads, layout.batch), by_units=False)
 
 
-def projects_first(plan: Plan, layout: Layout, share: Share) -> bool:
+def projects_first(plan: Plan, layout: Layout) -> bool:
     """Whether the whole input is multiplied by its weights ahead of the walk.
 
     With few rows a step reads all weights for little work, and one large product reads the
     input's only once. With more rows the tiles do the same work without the detour over memory.
     """
-    size = layout.rows * plan.products_first
-    worth = layout.batch <= _PROJECTED_BATCH or plan.work * plan.item >= _PROJECTED_WEIGHTS
-    able = layout.counts is None and (share.threads == 1 or share.by_units)
-    return worth and able and layout.steps > 2 and 0 < size <= _PROJECTED_BYTES
+    if layout.counts is not None or layout.steps <= 2:
+        return False
+    rows, weights, inputs = layout.batch, plan.work * plan.item, plan.input_work * plan.item
+    worth = (
+        rows <= _PROJECTED_BATCH
+        or (rows < host().rows and weights >= _OWN_CACHE)
+        or (rows <= _SOME_ROWS and inputs > _OWN_CACHE)
+        or weights >= _PROJECTED_WEIGHTS
+    )
+    return worth and 0 < layout.rows * plan.products_first <= _PROJECTED_BYTES
 
 
 class Rows:

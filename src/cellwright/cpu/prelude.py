@@ -1,4 +1,4 @@
-"""What happens ahead of a walk: weights are packed, and where told, the input is multiplied.
+"""What happens ahead of a walk's steps: weights are packed, and where told, the input multiplied.
 
 With few rows a step reads all weights for little work. The products with the input do not wait for
 the step before, so they are taken ahead, several steps at a time, and read their weights once.
@@ -11,14 +11,13 @@ from cellwright.cpu.simd import POINTER, Value
 from cellwright.cpu.tile import groups, put_rows
 from cellwright.graph.schedule import Stage
 
-__all__ = ["emit_prelude"]
+__all__ = ["emit_prelude", "emit_projection"]
 
 
 def emit_prelude(frame: Frame) -> None:
-    """Emit the packing of this thread's blocks of units, and the products ahead of its rows.
+    """Emit the packing of this thread's blocks of units, as a function of its own.
 
-    The products read what all threads have packed: they are taken only where one thread works, or
-    where threads share the units and can wait for each other.
+    A walk reads what all threads have packed, so all of them end this function before it starts.
     """
     s, program = frame.s, frame.program
     with s.builder.if_then(s.builder.not_(s.is_null(frame.packed))):
@@ -26,10 +25,6 @@ def emit_prelude(frame: Frame) -> None:
         for stage, depth in zip(program.stages, depths(program), strict=True):
             _pack(frame, stage, offset, depth)
             offset += depth * padded(stage.units, s.lanes)
-        if any(p.given for stage in program.stages for p in stage.products):
-            with s.builder.if_then(s.less(0, frame.ahead)):
-                frame.wait()
-                _project(frame)
     s.finish()
 
 
@@ -55,8 +50,8 @@ def _pack(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
         start += p.depth * p.count
 
 
-def _project(frame: Frame) -> None:
-    """Write the products with the input of all steps to ``gx``."""
+def emit_projection(frame: Frame) -> None:
+    """Emit the products with the input of all steps of this thread's rows, into ``gx``."""
     s, offset = frame.s, 0
     for stage, whole in zip(frame.program.stages, depths(frame.program), strict=True):
         _project_stage(frame, stage, offset, whole)

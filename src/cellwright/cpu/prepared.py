@@ -113,7 +113,7 @@ class Prepared:
         self.width = plan.accumulators
         self.keep, self.raw = keep, reads_raw(layout)
         self.share = share_of(plan, layout)
-        self.ahead = not self.raw and projects_first(plan, layout, self.share)
+        self.ahead = not self.raw and projects_first(plan, layout)
         made = self._made()
         self.blanks = Blanks(plan.dtype, *(one.form for one in made))
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0

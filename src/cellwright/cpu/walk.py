@@ -5,7 +5,7 @@ import llvmlite.ir as ir
 from cellwright.cpu.block import Block
 from cellwright.cpu.equations import Equations
 from cellwright.cpu.frame import Frame, depths, padded
-from cellwright.cpu.prelude import emit_prelude
+from cellwright.cpu.prelude import emit_prelude, emit_projection
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.target import Target
 from cellwright.graph.schedule import Program, Read, Stage
@@ -37,7 +37,9 @@ class _Walk:
         self.frame, self.s, self.program = frame, frame.s, frame.program
 
     def emit(self) -> None:
-        """Emit the loop over time."""
+        """Emit the products ahead of it, and the loop over time."""
+        if any(p.given for stage in self.program.stages for p in stage.products):
+            self.s.when(self.s.less(0, self.frame.ahead), lambda: emit_projection(self.frame))
         self.s.loop(0, self.frame.steps, 1, lambda i, _: self._step(i))
         self.s.finish()
 

@@ -266,7 +266,12 @@ class Recurrent(Module):
             states = self._checked(hx, x, (sizes[0],), packed=True)
             if sorted_indices is not None:
                 states = [state.index_select(1, sorted_indices) for state in states]
-        output, finals = self._run(x, states, sizes)
+        if sizes and sizes.count(sizes[0]) == len(sizes) and len(sizes) * sizes[0] == len(x):
+            # equal lengths: a dense batch by another name
+            output, finals = self._run(x.unflatten(0, (len(sizes), sizes[0])), states, None)
+            output = output.flatten(0, 1)
+        else:
+            output, finals = self._run(x, states, sizes)
         if unsorted_indices is not None:
             finals = tuple(final.index_select(1, unsorted_indices) for final in finals)
         packed = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
