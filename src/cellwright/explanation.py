@@ -148,7 +148,7 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
     share = share_of(plan, layout)
     threads = share.threads
     directions = len(weights)
-    raw = layout.counts is None and plain(plan, directions) and reads_raw(layout)
+    raw = plain(plan, directions) and reads_raw(layout)
     ahead = not raw and projects_first(plan, layout)
     operations = 2 * layout.rows * plan.work * directions
     once = plan.input_work if ahead else 0

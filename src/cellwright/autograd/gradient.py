@@ -103,7 +103,7 @@ def differentiate(
 
 
 def in_short_order(call: Call, saved: Sequence[Tensor]) -> bool:
-    """Whether what was saved lies as the short way of a dense call takes it."""
+    """Whether what was saved lies as the short way takes it."""
     x, out, others = saved[0], saved[call.arity], (*saved[1 : call.arity], *saved[call.arity + 1 :])
     return all(map(call.rows.in_order, (x, out))) and no_gaps(others)
 
@@ -111,13 +111,13 @@ def in_short_order(call: Call, saved: Sequence[Tensor]) -> bool:
 def short_gradients(
     call: Call, saved: Sequence[Tensor], cotangents: Sequence[Tensor | None], want_x: bool
 ) -> Sequence[Tensor | None] | None:
-    """Return the gradients of a dense call the short way, or None if its cell has none."""
+    """Return the gradients of a call the short way, or None if its cell has none."""
     count, directions = call.arity, len(call.forms)
     short = prepare_backward(call.plan, call.rows, directions, call.given, want_x)
     if short is None:
         return None
     tensors, out, kept = saved[:count], saved[count], saved[count + 1 :]
-    return short(tensors, out, kept, _readable(cotangents), not _keeps_graph())
+    return short(tensors, out, kept, _readable(cotangents), not _keeps_graph(), call.rows)
 
 
 def _backward(
@@ -131,14 +131,12 @@ def _backward(
     x, states, weights = call.split(saved[: call.arity])
     out, *inner = saved[call.arity :]
     _check_saved(call, saved)
-    if rows.layout.counts is None:
-        done = None
-        if in_short_order(call, saved):
-            done = short_gradients(call, saved, cotangents, want_x)
+    if in_short_order(call, saved):
+        done = short_gradients(call, saved, cotangents, want_x)
         if done is not None:
             return done
-        if Rows(x, rows.layout).batch_first != rows.batch_first:
-            x = rows.put_in_order(x)
+    if rows.layout.counts is None and Rows(x, rows.layout).batch_first != rows.batch_first:
+        x = rows.put_in_order(x)
     x, states, ready = contiguous_rows(x, states, weights)
     kept = _kept(plan, len(weights), [t.contiguous() for t in inner])
     dy, *dfinals = _readable(cotangents)

@@ -94,11 +94,10 @@ def _forward(
     keep: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
     """Run the forward walks, the short way where that is open; also return what is kept."""
-    if rows.layout.counts is None:
-        short = prepare(plan, rows, len(weights), keep)
-        tensors = Call.join(x, states, weights)
-        if short is not None and rows.in_order(x) and no_gaps(tensors[1:]):
-            return short(tensors, states is not None)
+    short = prepare(plan, rows, len(weights), keep)
+    tensors = Call.join(x, states, weights)
+    if short is not None and rows.in_order(x) and no_gaps(tensors[1:]):
+        return short(tensors, states is not None, rows)
     out, finals, kept = forward_layer(plan, rows.layout, *contiguous_rows(x, states, weights), keep)
     if not keep:
         return out, finals, []

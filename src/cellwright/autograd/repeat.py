@@ -104,7 +104,7 @@ class Repeat:
             found = prepare(call.plan, call.rows, len(call.forms), keep)
             assert found is not None, "repeat() has asked whether the cell is plain"
             self._prepared[keep] = found
-        return found(tensors, call.given)
+        return found(tensors, call.given, call.rows)
 
     def differentiate(
         self, needs: Sequence[bool], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]

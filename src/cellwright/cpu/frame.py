@@ -36,6 +36,7 @@ from cellwright.graph.schedule import Product, Program, Read, Stage
 __all__ = [
     "ADDRESSES",
     "BARRIER",
+    "LAYOUT",
     "PACKED",
     "SUM_ROWS",
     "THREADS",
@@ -51,7 +52,7 @@ __all__ = [
     "split",
 ]
 
-AHEAD, THREADS, BARRIER, TURN, PACKED, ADDRESSES = 8, 9, 10, 11, 12, 13
+LAYOUT, AHEAD, THREADS, BARRIER, TURN, PACKED, ADDRESSES = 7, 8, 9, 10, 11, 12, 13
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""

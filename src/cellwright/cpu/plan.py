@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cellwright.cpu.memory import Strided
+from cellwright.cpu.memory import Strided, contiguous
 from cellwright.cpu.target import DTYPES, host
 from cellwright.cpu.team import Team, team
 from cellwright.cpu.walks import Field, Layout, Share, Walk
@@ -318,12 +318,14 @@ class Rows:
         return self.step_factor * width, self.row_factor * width
 
     def form(self, width: int) -> Strided:
-        """Return the form of a dense sequence (L, N, width) that lies in this order."""
+        """Return the form of a sequence (L, N, width) or (rows, width) that lies in this order."""
+        if self.layout.counts is not None:
+            return contiguous(self.layout.rows, width)
         shape = (self.layout.steps, self.layout.batch, width)
         return shape, (*self.distances(width), 1)
 
     def in_order(self, t: Tensor) -> bool:
-        """Whether a dense sequence lies in this order, without gaps."""
+        """Whether a sequence lies in this order, without gaps."""
         return (t.transpose(0, 1) if self.batch_first else t).is_contiguous()
 
     def put_in_order(self, t: Tensor) -> Tensor:

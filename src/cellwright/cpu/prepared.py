@@ -1,17 +1,19 @@
-"""The short way of a layer's forward call: dense, in one or two directions, without gaps.
+"""The short way of a layer's forward call: in one or two directions, without gaps.
 
 Most of what a call of a small model costs is Python. A call of a given (L, N) differs from the last
-one in addresses alone, so its structs are prepared once, and only addresses are filled in.
+one in addresses alone, so its structs are prepared once, and only addresses are filled in. Packed
+sequences of a given N differ in their lengths too.
 """
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from cellwright.cpu.frame import PACKED, TURN
+from cellwright.cpu.frame import LAYOUT, PACKED, TURN
 from cellwright.cpu.memory import Blanks, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import Plan, Rows, projects_first, share_of
 from cellwright.cpu.team import Team
@@ -21,6 +23,7 @@ __all__ = [
     "MISSING",
     "Prepared",
     "check_memory",
+    "kind",
     "matrix_fields",
     "no_gaps",
     "plain",
@@ -62,7 +65,7 @@ def check_memory(tensors: Iterable[Tensor]) -> None:
 
 def reads_raw(layout: Layout) -> bool:
     """Whether a call reads its weights as they lie."""
-    return layout.steps == 1 and layout.batch <= _RAW_BATCH
+    return layout.counts is None and layout.steps == 1 and layout.batch <= _RAW_BATCH
 
 
 def plain(plan: Plan, directions: int) -> bool:
@@ -101,7 +104,7 @@ class Prepared:
     """A forward call whose structs lack nothing but addresses.
 
     Args:
-        plan: the layer. rows: its rows, dense.
+        plan: the layer. rows: its rows; those of a packed call may differ in their lengths.
         directions: D.
         keep: whether what the backward pass needs is kept.
     """
@@ -109,29 +112,30 @@ class Prepared:
     def __init__(self, plan: Plan, rows: Rows, directions: int, keep: bool) -> None:
         layout = self.layout = rows.layout  # the structs have the address of its bounds
         self.plan, self.rows, self.walk = plan, rows, plan.forward_walk
+        self.packed = layout.counts is not None
         self.directions = range(directions)
         self.width = plan.accumulators
         self.keep, self.raw = keep, reads_raw(layout)
         self.share = share_of(plan, layout)
         self.ahead = not self.raw and projects_first(plan, layout)
-        made = self._made()
+        made = self._made(rows)
         self.blanks = Blanks(plan.dtype, *(one.form for one in made))
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
-        self.hidden = self._hidden()
-        self.room = sum(self.hidden.values())
+        self.hidden, self.room = self._hidden()
+        self.streams = 0 if keep else len(plan.streamed) * plan.units
         self.end = self.walk.places.end
         self.ways = [self._ways(made, stated) for stated in (False, True)]
         self.turn = 0 if self.raw else 1  # what was packed last is in the caches
 
-    def _made(self) -> list[_Made]:
+    def _made(self, rows: Rows) -> list[_Made]:
         """Return what is made anew on each call.
 
         The output, the final states; what is kept of each direction: the accumulators, then the
         states of all steps but the first, the projected expressions.
         """
-        plan, rows, D = self.plan, self.rows, len(self.directions)
-        N, count = self.layout.batch, self.layout.rows
+        plan, D = self.plan, len(self.directions)
+        N, count = rows.layout.batch, rows.layout.rows
         made = [_Made(rows.form(D * plan.outputs), plan.ends[0][0])]
         made += [_Made(contiguous(D, N, plan.width(state)), end) for state, _, end in plan.ends]
         each = [*plan.cell.states[1:], *(f"e{j}" for j in range(len(plan.step.expressions)))]
@@ -140,16 +144,22 @@ class Prepared:
             made += [_Made(contiguous(count, plan.units), name, d) for name in each]
         return made
 
-    def _hidden(self) -> dict[str, int]:
-        """Return what only the walks see, and how many elements it has; in one block of memory."""
-        plan, step, N, count = self.plan, self.plan.step, self.layout.batch, self.layout.rows
+    def _hidden(self) -> tuple[dict[str, int], int]:
+        """Return where what only the walks see starts in a block, and how long the block is.
+
+        States of all steps come last, side by side; the block is longer by as many of their rows as
+        the sequence has.
+        """
+        plan, step, N = self.plan, self.plan.step, self.layout.batch
         sizes = {} if self.raw else {"packed": self.walk.packed_size}
-        if self.keep:
-            return sizes
-        if self.ahead or step.rounds > 1:
-            sizes["a"] = (count if self.ahead else N) * self.width
-        sizes |= {f"e{j}": N * plan.units for j in range(len(step.expressions))}
-        return sizes | dict.fromkeys(plan.streamed, count * plan.units)
+        if not self.keep:
+            if self.ahead or step.rounds > 1:
+                sizes["a"] = (self.layout.rows if self.ahead else N) * self.width
+            sizes |= {f"e{j}": N * plan.units for j in range(len(step.expressions))}
+        ends = [*accumulate(sizes.values(), initial=0)]
+        starts = dict(zip(sizes, ends, strict=False))
+        streams = [] if self.keep else plan.streamed
+        return starts | {s: ends[-1] + k * plan.units for k, s in enumerate(streams)}, ends[-1]
 
     def _ways(self, made: list[_Made], stated: bool) -> tuple[list[_Given], list[tuple[int, int]]]:
         """Return what each direction is given, and the addresses that follow from others.
@@ -170,11 +180,9 @@ class Prepared:
         block = len(known)  # the hidden memory
         number = {place: k for k, place in enumerate(known)}
         behind: list[tuple[int, int]] = []
-        offset = 0
-        for name, size in self.hidden.items():
+        for name, offset in self.hidden.items():
             behind.append((block, offset * plan.item))
             number[0, at[name]] = block + len(behind)
-            offset += size
         jumps = {at[plan.ends[0][0]]: plan.outputs}
         for state, start, end in plan.ends:
             width = self.layout.batch * plan.width(state)  # elements of one direction's
@@ -217,8 +225,10 @@ class Prepared:
         for state, start, final in plan.ends:
             fields[final] = (0, 0, plan.width(state))
             fields[start] = fields[final] if stated else plan.zero_row
-            if self.keep or state in plan.streamed:
+            if self.keep:
                 fields[state] = each
+            elif state in plan.streamed:
+                fields[state] = (0, *rows.distances(self.streams))
         width = len(self.directions) * plan.outputs
         fields[plan.cell.states[0]] = (0, *rows.distances(width))
         matrices, packed = matrix_fields(plan, walk), int(not self.raw)
@@ -226,26 +236,34 @@ class Prepared:
         return walk.struct(self.layout, d == 1, threads, fields, matrices, packed, self.ahead)
 
     def __call__(
-        self, given: Sequence[Tensor], stated: bool
+        self, given: Sequence[Tensor], stated: bool, rows: Rows
     ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
         """Return the output, the final states and what is kept.
 
         Args:
-            given: x (L, N, H_in), the parameters of each direction, and the initial states if
-                ``stated``; all without gaps, and x in the order of the rows.
+            given: x (L, N, H_in) or packed (rows, H_in), the parameters of each direction, and the
+                initial states if ``stated``; all without gaps, and x in the order of the rows.
             stated: whether there are initial states.
+            rows: the call's rows.
         """
-        made = self.blanks()
+        layout, threads = rows.layout, self.share.threads
+        blanks = self.blanks
+        if self.packed:
+            blanks = Blanks(self.plan.dtype, *(one.form for one in self._made(rows)))
+        made = blanks()
         ways, behind = self.ways[stated]
         addresses = [*map(_address, given), *map(_address, made)]
         if 0 in addresses:
             check_memory(given)
-        hidden = self.walk.spares.take(self.room) if self.room else None
+        room = self.room + self.streams * layout.rows
+        hidden = self.walk.spares.take(room) if room else None
         addresses.append(0 if hidden is None else hidden.data_ptr())
         for number, offset in behind:
             addresses.append(addresses[number] + offset)
-        for form, arrange, fixed in ways:
+        for d, (form, arrange, fixed) in enumerate(ways):
             struct = form[:]
+            if self.packed:
+                struct[:LAYOUT] = array("q", layout.fields(d == 1, threads))
             struct[PACKED : self.end] = array("q", arrange(addresses + fixed))
             struct[TURN] = self.turn
             self.walk.run(struct, self.share)
@@ -263,10 +281,17 @@ def remember(plan: Plan, key: tuple[object, ...], prepared: object) -> None:
     plan.prepared[key] = prepared
 
 
+def kind(plan: Plan, rows: Rows) -> tuple[object, ...]:
+    """Return what calls have in common that may share what is prepared."""
+    layout = rows.layout
+    if layout.counts is not None:
+        return ("packed", layout.batch, share_of(plan, layout))
+    return (layout.steps, layout.batch, rows.batch_first, Team.threads())
+
+
 def prepare(plan: Plan, rows: Rows, directions: int, keep: bool) -> Prepared | None:
     """Return the prepared call, or None if the cell needs more memory than it has room for."""
-    layout = rows.layout
-    key = (layout.steps, layout.batch, rows.batch_first, directions, Team.threads(), keep)
+    key = (*kind(plan, rows), directions, keep)
     found: Prepared | None = plan.prepared.get(key, MISSING)
     if found is MISSING:
         found = Prepared(plan, rows, directions, keep) if plain(plan, directions) else None

@@ -1,24 +1,23 @@
-"""The short way of a layer's backward call: dense, in one or two directions, without gaps.
+"""The short way of a layer's backward call: in one or two directions, without gaps.
 
 The walks and all products after them take one call into machine code each. As with the forward
 call, what does not change from call to call is prepared, and only addresses are filled in.
 """
 
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, contiguous_format
 
-from cellwright.cpu.frame import PACKED, SUM_ROWS
+from cellwright.cpu.frame import LAYOUT, PACKED, SUM_ROWS
 from cellwright.cpu.memory import Blanks, contiguous
-from cellwright.cpu.plan import Plan, Rows, share_of
-from cellwright.cpu.prepared import MISSING, check_memory, matrix_fields, plain, remember
+from cellwright.cpu.plan import Plan, Rows, field, share_of
+from cellwright.cpu.prepared import MISSING, check_memory, kind, matrix_fields, plain, remember
 from cellwright.cpu.prepared_products import Fill, Places, PreparedProducts, fill_in
-from cellwright.cpu.team import Team
+from cellwright.cpu.walks import Layout
 
 if TYPE_CHECKING:
-    from array import array
-
     from cellwright.cpu.walks import Field
 
 __all__ = ["PreparedBackward", "prepare_backward"]
@@ -38,7 +37,7 @@ class PreparedBackward:
     """A backward call that lacks nothing but addresses.
 
     Args:
-        plan: the layer. rows: its rows, dense.
+        plan: the layer. rows: its rows; those of a packed call may differ in their lengths.
         directions: D.
         given: whether initial states were given, so that their gradients are returned.
         want_x: whether the input's gradient is returned.
@@ -55,8 +54,10 @@ class PreparedBackward:
         within = any(p.source.when == "now" for stage in stages for p in stage.products)
         self.packs = self.layout.steps > 1 or within  # else there is no step to take products with
         self.each = len(plan.ends) + len(self.expressions)
+        self.packed = rows.layout.counts is not None
         scratch = self._scratch()
-        self._make_blanks(sum(one.size for one in scratch))
+        self.room = sum(one.size for one in scratch)
+        self._make_blanks()
         places = self._places(scratch)
         at = self.walk.places
         self.dy_field, self.dy_strides = at.buffers["dy"], at.strides["dy"]
@@ -65,14 +66,19 @@ class PreparedBackward:
         threads = self.share.threads
         self.products = PreparedProducts(plan, rows, places, given, want_x, threads)
 
-    def _make_blanks(self, scratch: int) -> None:
+    def _make_blanks(self) -> None:
         plan, D, dtype = self.plan, len(self.directions), self.plan.dtype
-        dx = [self.rows.form(plan.inputs)] if self.want_x or plan.reads_input else []
-        self.new_scratch = Blanks(dtype, contiguous(scratch), *dx)
-        self.new_da = Blanks(dtype, *[contiguous(self.layout.rows, self.width)] * D)
+        self.new_scratch, self.new_da = self._row_blanks(self.rows)
         widths = map(plan.width, plan.cell.states)
         self.new_states = [Blanks(dtype, contiguous(D, self.layout.batch, w)) for w in widths]
         self.new_gradients = Blanks(dtype, *[contiguous(*shape) for shape in plan.shapes] * D)
+
+    def _row_blanks(self, rows: Rows) -> tuple[Blanks, Blanks]:
+        """Return what makes the scratch memory with the input's gradient, and ``da``."""
+        plan, D = self.plan, len(self.directions)
+        dx = [rows.form(plan.inputs)] if self.want_x or plan.reads_input else []
+        da = [contiguous(rows.layout.rows, self.width)] * D
+        return Blanks(plan.dtype, contiguous(self.room), *dx), Blanks(plan.dtype, *da)
 
     def _scratch(self) -> list[_Scratch]:
         """Return what is needed of sums over rows, of zeros, and of rows that only a walk needs."""
@@ -152,27 +158,32 @@ class PreparedBackward:
         kept: Sequence[Tensor],
         cotangents: Sequence[Tensor | None],
         last: bool,
+        rows: Rows,
     ) -> list[Tensor | None]:
         """Return the gradients of x, the parameters and, if they were given, the initial states.
 
         Args:
-            tensors: x (L, N, H_in), the parameters of each direction, the initial states (D, N,
-                H_out) if given. They and what follows have no gaps; x and the output lie in the
-                order of the rows.
+            tensors: x (L, N, H_in) or packed (rows, H_in), the parameters of each direction, the
+                initial states (D, N, H_out) if given. They and what follows have no gaps; x and the
+                output lie in the order of the rows.
             out: the forward call's output.
             kept: what it kept of each direction: the accumulators, all states but the first, the
                 projected expressions.
             cotangents: of the output and of the final states; None is 0.
             last: whether ``kept`` is not needed again, so that its memory may be written over.
+            rows: the call's rows.
         """
         dy, *dfinals = cotangents
         if dy is not None and dy.stride(-1) != 1:
             dy = dy.contiguous()
-        scratch, *made = self.new_scratch()
+        new_scratch, new_da = self.new_scratch, self.new_da
+        if self.packed:
+            new_scratch, new_da = self._row_blanks(rows)
+        scratch, *made = new_scratch()
         scratch.zero_()
         dx = made[0] if made else None
         dstates = [*map(self._state_cotangent, dfinals, self.new_states)]
-        das = kept[:: self.each] if last and self.plan.step.rounds == 1 else self.new_da()
+        das = kept[:: self.each] if last and self.plan.step.rounds == 1 else new_da()
         shared = (scratch, dy, dx, self.plan.one, out)
         addresses = [0 if t is None else t.data_ptr() for t in shared]
         for t, zeros in zip(dstates, self.zeros, strict=True):
@@ -181,23 +192,23 @@ class PreparedBackward:
             addresses += map(_address, group)
         if 0 in addresses[len(shared) :]:  # some of the shared ones need not be there at all
             check_memory((*tensors, *kept))
-        self._walk(addresses, dy)
+        self._walk(addresses, dy, rows.layout)
         gradients = self.new_gradients()
         addresses += map(_address, gradients)
-        self.products.run(addresses)
+        self.products.run(addresses, rows)
         return [dx if self.want_x else None, *gradients, *(dstates if self.given else ())]
 
-    def _walk(self, addresses: list[int], dy: Tensor | None) -> None:
+    def _walk(self, addresses: list[int], dy: Tensor | None, layout: Layout) -> None:
         """Go through the steps; memory for the packed weights is held no longer than that."""
         packed = self.walk.spares.take(self.walk.packed_size) if self.packs else None
-        for template, fills in self.ways:
+        place, *strides = self.plan.zero_row if dy is None else field(dy)
+        for d, (template, fills) in enumerate(self.ways):
             struct = fill_in(template, fills, addresses)
+            if self.packed:
+                struct[:LAYOUT] = array("q", layout.fields(d == 0, self.share.threads))
             if dy is None:
-                place, steps, rows = self.plan.zero_row
                 struct[self.dy_field] = place
-            else:
-                steps, rows, _ = dy.stride()
-            struct[self.dy_strides], struct[self.dy_strides + 1] = steps, rows
+            struct[self.dy_strides : self.dy_strides + 2] = array("q", strides)
             struct[PACKED] = 0 if packed is None else packed.data_ptr()
             self.walk.run(struct, self.share)
         if packed is not None:
@@ -217,8 +228,7 @@ def prepare_backward(
     plan: Plan, rows: Rows, directions: int, given: bool, want_x: bool
 ) -> PreparedBackward | None:
     """Return the prepared call, or None if the cell needs more memory than it has room for."""
-    layout, threads = rows.layout, Team.threads()
-    key = (layout.steps, layout.batch, rows.batch_first, directions, threads, given, want_x)
+    key = (*kind(plan, rows), directions, given, want_x)
     found: PreparedBackward | None = plan.prepared.get(key, MISSING)
     if found is MISSING:
         found = None

@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cellwright.cpu.frame import SUM_ROWS
 from cellwright.cpu.plan import Fed, Plan, Rows
@@ -18,8 +18,8 @@ Places = Mapping[tuple[str, int], tuple[int, int]]
 """For each name and direction, which of a call's addresses it is at, and how many elements on."""
 Fill = tuple[int, int, int]
 """A field, which of a call's addresses goes there, and how many bytes are added."""
-_ADDRESSES = (0, 3, 5)
-"""Where a product has its addresses; see ``cellwright.cpu.product``."""
+_ADDRESSES, _ROWS, _TABLE = (0, 3, 5), 7, 10
+"""Where a product has its addresses, its rows, and its depths; see ``cellwright.cpu.product``."""
 
 
 def fill_in(
@@ -40,26 +40,44 @@ class _Matrix(NamedTuple):
     distance: int
 
 
+_Depths = Literal["all", "before", "first"]
+"""Depths that are rows of the sequence: each one; each with the row of the step before it; those of
+the first steps, each with its sequence."""
+
+
 class _Job(NamedTuple):
     """A product to list; see ``cellwright.cpu.product``.
 
-    ``depth_of_a``: distance between depths of A; 0: the first one meets all depths of B.
+    Attributes:
+        depth_of_a: distance between depths of A; 0: the first one meets all depths of B.
+        rows: of C; None for those of the sequence.
+        depths: the table of its depths, or which table of the sequence.
     """
 
     a: _Matrix
     depth_of_a: int
     b: _Matrix
     c: _Matrix
-    rows: int
+    rows: int | None
     columns: int
-    depths: "array[int]"
+    depths: "array[int] | _Depths"
+
+
+def _table(depths: _Depths, rows: Rows, d: int) -> "array[int]":
+    match depths:
+        case "all":
+            return all_depths(rows.layout.rows)
+        case "before":
+            return depth_table(shifts(rows, d == 1))
+        case "first":
+            return depth_table(edges(rows, d == 1))
 
 
 class PreparedProducts:
     """All products of a layer's backward pass.
 
     Args:
-        plan: the layer. rows: its rows, dense.
+        plan: the layer. rows: its rows; those of a packed call may differ in their lengths.
         places: where the matrices are.
         given: whether initial states were given, so that their gradients are wanted.
         want_x: whether the input's gradient is wanted.
@@ -73,16 +91,44 @@ class PreparedProducts:
         self.given, self.want_x, self.threads = given, want_x, threads
         self.width = plan.accumulators
         self.products = products(plan.dtype)
+        self.packed = rows.layout.counts is not None
         self.tables: list[array[int]] = []
         self.fills: list[Fill] = []
+        self.late: list[tuple[int, _Depths | None, int]] = []  # what the lengths decide
         self.directions = sorted({d for _, d in places})
         jobs = [(d, job) for d in self.directions for job in self._jobs(d)]
         self.memory = array("q", (len(jobs), threads, *[0] * (HEADER - 2)))
         self._list(jobs)
 
-    def run(self, addresses: Sequence[int]) -> None:
-        """Compute the products of the call with these addresses."""
-        self.products.run(fill_in(self.memory, self.fills, addresses), self.threads)
+    def run(self, addresses: Sequence[int], rows: Rows) -> None:
+        """Compute the products of the call with these addresses and rows."""
+        memory = fill_in(self.memory, self.fills, addresses)
+        tables: dict[tuple[_Depths, int], array[int]] = {}  # read until the products are done
+        for field, depths, d in self.late:
+            if depths is None:
+                memory[field] = rows.layout.rows
+                continue
+            if (depths, d) not in tables:
+                tables[depths, d] = _table(depths, rows, d)
+            memory[field], _ = tables[depths, d].buffer_info()
+        if self.packed and self.given and 1 in self.directions:
+            self._list_edges(memory, addresses, rows)
+        self.products.run(memory, self.threads)
+
+    def _list_edges(self, memory: "array[int]", addresses: Sequence[int], rows: Rows) -> None:
+        """List what reaches the initial states of sequences that end at different steps."""
+        item, width = self.plan.item, self.width
+        for state, f in self._fed_states():
+            H = self.plan.width(state)
+            matrices = _Matrix("da", 0, 0), self._weights(f, H), _Matrix(f"d{state}", 0, 0)
+            places = [self._place(matrix, 1) for matrix in matrices]
+            da, weights, target = (addresses[number] + on * item for number, on in places)
+            depths, _ = all_depths(f.width).buffer_info()
+            for row, n, count in edges(rows, reverse=True):
+                first = da + (row * width + f.column) * item
+                memory.extend((first, width, 1, weights, H, target + n * H * item, H))
+                memory.extend((count, H, 1, depths))
+                memory[0] += 1
 
     def _list(self, jobs: Sequence[tuple[int, _Job]]) -> None:
         """Lay out the products, and say where their addresses go."""
@@ -95,10 +141,17 @@ class PreparedProducts:
             target = self._place(job.c, d)
             adds = int(target in filled or job.c.name in starts)
             filled.add(target)
-            self.tables.append(job.depths)  # the list has its address
-            depths, _ = job.depths.buffer_info()
+            table, rows = job.depths, self.rows.layout.rows if job.rows is None else job.rows
+            if self.packed and job.rows is None:
+                self.late.append((len(self.memory) + _ROWS, None, d))
+            if isinstance(table, str):
+                if self.packed:
+                    self.late.append((len(self.memory) + _TABLE, table, d))
+                table = _table(table, self.rows, d)
+            self.tables.append(table)  # the list has its address
+            depths, _ = table.buffer_info()
             self.memory.extend((0, job.a.distance, job.depth_of_a, 0, job.b.distance))
-            self.memory.extend((0, job.c.distance, job.rows, job.columns, adds, depths))
+            self.memory.extend((0, job.c.distance, rows, job.columns, adds, depths))
 
     def _place(self, matrix: _Matrix, d: int) -> tuple[int, int]:
         number, offset = self.places[matrix.name, d]
@@ -111,7 +164,6 @@ class PreparedProducts:
     def _input_jobs(self) -> list[_Job]:
         """The gradients of the input and of its weights."""
         plan, I, width = self.plan, self.plan.inputs, self.width  # noqa: E741
-        rows = self.rows.layout.rows
         fed = plan.fed.get(leaf("input"), [])
         x, dx = _Matrix("x", 0, I), _Matrix("dx", 0, I)
         jobs: list[_Job] = []
@@ -120,46 +172,44 @@ class PreparedProducts:
                 _Matrix("da", f.column, 1),
                 _Matrix(f"grad.weight.{f.bundle}", f.row * I, I),
             )
-            jobs.append(_Job(da, width, x, target, f.width, I, all_depths(rows)))
+            jobs.append(_Job(da, width, x, target, f.width, I, "all"))
         for f in fed if self.want_x else ():
             da = _Matrix("da", f.column, width)
-            weights = _Matrix(f"weight.{f.bundle}", f.row * I, I)
-            jobs.append(_Job(da, 1, weights, dx, rows, I, all_depths(f.width)))
+            jobs.append(_Job(da, 1, self._weights(f, I), dx, None, I, all_depths(f.width)))
         if self.want_x and not fed and not plan.reads_input:
             one = _Matrix("one", 0, 0)
-            jobs.append(_Job(one, 0, one, dx, rows, I, one_depth(0)))
+            jobs.append(_Job(one, 0, one, dx, None, I, one_depth(0)))
         return jobs
+
+    def _fed_states(self) -> list[tuple[str, Fed]]:
+        """Return the states that are multiplied with weights, and what that makes."""
+        states = self.plan.cell.states
+        return [(s, f) for s in states for f in self.plan.fed.get(leaf("state", s), [])]
 
     def _state_jobs(self, d: int) -> list[_Job]:
         """The gradients of the states' weights and of the initial states."""
-        plan, rows = self.plan, self.rows
-        before, first = (depth_table(runs(rows, d == 1)) for runs in (shifts, edges))
+        plan, first = self.plan, self.plan.cell.states[0]
         jobs: list[_Job] = []
-        for k, (state, start, _) in enumerate(plan.ends):
+        for state, f in self._fed_states():
+            H, da = plan.width(state), _Matrix("da", f.column, 1)
+            target = _Matrix(f"grad.weight.{f.bundle}", f.row * H, H)
             # the first state is the output, with both directions side by side
-            H = plan.width(state)
-            values = _Matrix(state, 0, H if k else len(self.directions) * H)
-            for f in plan.fed.get(leaf("state", state), []):
-                da = _Matrix("da", f.column, 1)
-                target = _Matrix(f"grad.weight.{f.bundle}", f.row * H, H)
-                jobs.append(_Job(da, self.width, values, target, f.width, H, before))
-                if self.given:
-                    initial = _Matrix(start, 0, H)
-                    jobs.append(_Job(da, self.width, initial, target, f.width, H, first))
-                    jobs.append(self._start_job(state, f, d))
+            values = _Matrix(state, 0, len(self.directions) * H if state == first else H)
+            jobs.append(_Job(da, self.width, values, target, f.width, H, "before"))
+            if self.given:
+                initial = _Matrix(f"{state}.start", 0, H)
+                jobs.append(_Job(da, self.width, initial, target, f.width, H, "first"))
+                jobs += [] if self.packed and d == 1 else [self._start_job(state, f, d)]
         return jobs
 
     def _expression_jobs(self) -> list[_Job]:
         """The gradients of the weights that projected expressions are multiplied with."""
-        H, depths = self.plan.units, all_depths(self.rows.layout.rows)
-        jobs: list[_Job] = []
+        H, jobs = self.plan.units, list[_Job]()
         for j, e in enumerate(self.plan.step.expressions):
             for f in self.plan.fed[e]:
-                da = _Matrix("da", f.column, 1)
+                da, values = _Matrix("da", f.column, 1), _Matrix(f"e{j}", 0, H)
                 target = _Matrix(f"grad.weight.{f.bundle}", f.row * H, H)
-                jobs.append(
-                    _Job(da, self.width, _Matrix(f"e{j}", 0, H), target, f.width, H, depths)
-                )
+                jobs.append(_Job(da, self.width, values, target, f.width, H, "all"))
         return jobs
 
     def _start_job(self, state: str, f: Fed, d: int) -> _Job:
@@ -167,9 +217,11 @@ class PreparedProducts:
         H, N = self.plan.width(state), self.rows.layout.batch
         at_first, between = self.rows.distances(self.width)
         edge = (self.rows.layout.steps - 1) * at_first if d == 1 else 0
-        da = _Matrix("da", edge + f.column, between)
-        weights = _Matrix(f"weight.{f.bundle}", f.row * H, H)
-        return _Job(da, 1, weights, _Matrix(f"d{state}", 0, H), N, H, all_depths(f.width))
+        da, target = _Matrix("da", edge + f.column, between), _Matrix(f"d{state}", 0, H)
+        return _Job(da, 1, self._weights(f, H), target, N, H, all_depths(f.width))
+
+    def _weights(self, f: Fed, columns: int) -> _Matrix:
+        return _Matrix(f"weight.{f.bundle}", f.row * columns, columns)
 
     def _sum_jobs(self) -> list[_Job]:
         """The gradients of biases and vectors: what the threads have summed up, added."""

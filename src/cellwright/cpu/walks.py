@@ -54,6 +54,12 @@ class Layout:
             self.starts = array("q", accumulate(batch_sizes[:-1], initial=0))
             self.rows = sum(batch_sizes)
 
+    def fields(self, reverse: bool, threads: int) -> tuple[int, ...]:
+        """Return the first fields of a walk's struct: all that the layout decides."""
+        first, delta = (self.steps - 1, -1) if reverse else (0, 1)
+        tables = _address(self.starts), _address(self.counts), _address(self.bounds(threads))
+        return (self.steps, first, delta, self.batch, *tables)
+
     def bounds(self, threads: int) -> "array[int]":
         """Return the first row of each thread; all have about the same number of steps to do."""
         found = self._bounds.get(threads)
@@ -171,10 +177,7 @@ class Walk:
             packed: address of memory for the packed weights, or 0 to read the weights as they lie.
             ahead: take the products with the input ahead of the walk, into the buffer ``gx``.
         """
-        last = layout.steps - 1
-        struct = [layout.steps, last if reverse else 0, -1 if reverse else 1, layout.batch]
-        struct += (_address(layout.starts), _address(layout.counts))
-        struct += (layout.bounds(threads).buffer_info()[0], self._table_address)
+        struct = [*layout.fields(reverse, threads), self._table_address]
         struct += (int(ahead), threads, 0, 0, packed)
         struct += [fields[name][0] for name in self.names]
         struct += [weights[name][0] for name in self.matrices]
