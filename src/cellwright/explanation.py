@@ -8,8 +8,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from cellwright.autograd.obstacle import obstacle
 from cellwright.autograd.operation import plan_for
+from cellwright.cpu.forward import reads_raw
 from cellwright.cpu.plan import Plan, projects_first, share_of
-from cellwright.cpu.prepared import plain, reads_raw
 from cellwright.cpu.rates import matrix_rate, read_rate
 from cellwright.cpu.target import Target, host
 from cellwright.cpu.walks import Layout
@@ -148,7 +148,7 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
     share = share_of(plan, layout)
     threads = share.threads
     directions = len(weights)
-    raw = plain(plan, directions) and reads_raw(layout)
+    raw = reads_raw(layout)
     ahead = not raw and projects_first(plan, layout)
     operations = 2 * layout.rows * plan.work * directions
     once = plan.input_work if ahead else 0

@@ -16,7 +16,7 @@ from tests.tolerance import assert_close
 
 import cellwright.nn as nn
 from cellwright.autograd import guard, operation
-from cellwright.cpu import prepared
+from cellwright.cpu import forward
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -302,7 +302,7 @@ def test_threads_of_python_may_bring_different_kinds() -> None:
 
 
 def test_more_lengths_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared, "_MOST_PREPARED", 3)
+    monkeypatch.setattr(forward, "_MOST_PREPARED", 3)
     ours, theirs, _ = warmed("GRU", grad=True)
     for length in (1, 2, 3, 4, 5, 1, 2):
         x = torch.randn(length, 2, 3)

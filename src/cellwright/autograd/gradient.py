@@ -8,22 +8,21 @@ import torch
 from torch import Tensor
 
 from cellwright.autograd.obstacle import DTYPE_NAMES, backward_obstacle, functorch_level
-from cellwright.cpu.backward import backward_layer
+from cellwright.cpu.backward import backward_call
+from cellwright.cpu.forward import no_gaps
 from cellwright.cpu.memory import lacks_memory
-from cellwright.cpu.plan import Kept, Plan, Rows
-from cellwright.cpu.prepared import no_gaps
-from cellwright.cpu.prepared_backward import prepare_backward
+from cellwright.cpu.plan import Plan, Rows
 from cellwright.errors import InterpreterWarning
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Form, Weights, interpret_layer
 
 __all__ = [
     "Call",
-    "contiguous_rows",
     "differentiate",
-    "in_short_order",
-    "short_gradients",
+    "gradients",
+    "ready",
     "warn",
+    "without_gaps",
 ]
 
 _keeps_graph: Callable[[], bool] = getattr(
@@ -66,17 +65,11 @@ class Call(NamedTuple):
         return tensors[0], tensors[1 + len(weights) * each :] if self.given else None, weights
 
 
-def contiguous_rows(
-    x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
-) -> tuple[Tensor, Sequence[Tensor] | None, Sequence[Weights]]:
-    """Make rows contiguous where they are not: kernels read rows as they lie."""
-    if x.stride(-1) != 1:
-        x = x.contiguous()
-    if states is not None and any(s.stride(-1) != 1 for s in states):
-        states = [s.contiguous() for s in states]
-    if any(t.stride(-1) != 1 for w in weights for t in w.tensors):
-        weights = [Weights(w.form, [t.contiguous() for t in w.tensors]) for w in weights]
-    return x, states, weights
+def without_gaps(rows: Rows, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return x in the order of its rows, and the other tensors, without gaps, as kernels read."""
+    x, *others = tensors
+    x = x if rows.in_order(x) else rows.put_in_order(x)
+    return [x, *(t if t.is_contiguous() else t.contiguous() for t in others)]
 
 
 def differentiate(
@@ -99,53 +92,28 @@ def differentiate(
     cause = backward_obstacle(cotangents)
     if cause is not None:
         return _interpreted(call, needs, saved[: call.arity], cotangents, cause)
-    return _backward(call, saved, cotangents, needs[0])
+    _check_saved(call, saved)
+    if not ready(call, saved):
+        count = call.arity
+        out, kept = without_gaps(call.rows, saved[count : count + 1]), saved[count + 1 :]
+        saved = [*without_gaps(call.rows, saved[:count]), *out, *(t.contiguous() for t in kept)]
+    return gradients(call, saved, cotangents, needs[0])
 
 
-def in_short_order(call: Call, saved: Sequence[Tensor]) -> bool:
-    """Whether what was saved lies as the short way takes it."""
+def ready(call: Call, saved: Sequence[Tensor]) -> bool:
+    """Whether what was saved has no gaps, x and the output in the order of the rows."""
     x, out, others = saved[0], saved[call.arity], (*saved[1 : call.arity], *saved[call.arity + 1 :])
     return all(map(call.rows.in_order, (x, out))) and no_gaps(others)
 
 
-def short_gradients(
+def gradients(
     call: Call, saved: Sequence[Tensor], cotangents: Sequence[Tensor | None], want_x: bool
-) -> Sequence[Tensor | None] | None:
-    """Return the gradients of a call the short way, or None if its cell has none."""
-    count, directions = call.arity, len(call.forms)
-    short = prepare_backward(call.plan, call.rows, directions, call.given, want_x)
-    if short is None:
-        return None
-    tensors, out, kept = saved[:count], saved[count], saved[count + 1 :]
-    return short(tensors, out, kept, _readable(cotangents), not _keeps_graph(), call.rows)
-
-
-def _backward(
-    call: Call,
-    saved: Sequence[Tensor],
-    cotangents: Sequence[Tensor | None],
-    want_x: bool,
 ) -> Sequence[Tensor | None]:
-    """Run the backward walks, the short way where that is open; gradients as the tensors are."""
-    plan, rows = call.plan, call.rows
-    x, states, weights = call.split(saved[: call.arity])
-    out, *inner = saved[call.arity :]
-    _check_saved(call, saved)
-    if in_short_order(call, saved):
-        done = short_gradients(call, saved, cotangents, want_x)
-        if done is not None:
-            return done
-    if rows.layout.counts is None and Rows(x, rows.layout).batch_first != rows.batch_first:
-        x = rows.put_in_order(x)
-    x, states, ready = contiguous_rows(x, states, weights)
-    kept = _kept(plan, len(weights), [t.contiguous() for t in inner])
-    dy, *dfinals = _readable(cotangents)
-    last = not _keeps_graph()
-    found = backward_layer(
-        plan, rows.layout, x, states, ready, out, kept, dy, dfinals, want_x, last
-    )
-    parameters = [t for w in found.weights for t in w.tensors]
-    return [found.x, *parameters, *(found.states if call.given else ())]
+    """Return the gradients of a call, what was saved being ready."""
+    count, directions = call.arity, len(call.forms)
+    prepared = backward_call(call.plan, call.rows, directions, call.given, want_x)
+    tensors, out, kept = saved[:count], saved[count], saved[count + 1 :]
+    return prepared(tensors, out, kept, _readable(cotangents), not _keeps_graph(), call.rows)
 
 
 def _readable(cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -174,16 +142,6 @@ def _check_saved(call: Call, saved: Sequence[Tensor]) -> None:
             "dtype, device or memory was changed since (module.half(), .data = …, a saved-tensor "
             "hook); call the layer again after such a change"
         )
-
-
-def _kept(plan: Plan, directions: int, inner: Sequence[Tensor]) -> list[Kept]:
-    each = len(inner) // directions
-    states = len(plan.cell.states) - 1
-    found = []
-    for d in range(directions):
-        a, *rest = inner[d * each : (d + 1) * each]
-        found.append(Kept(a, list(rest[:states]), list(rest[states:])))
-    return found
 
 
 def _interpreted(

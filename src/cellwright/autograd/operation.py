@@ -7,11 +7,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from cellwright.autograd.gradient import Call, contiguous_rows, differentiate, warn
+from cellwright.autograd.gradient import Call, differentiate, warn, without_gaps
 from cellwright.autograd.obstacle import DTYPE_NAMES, obstacle
-from cellwright.cpu.forward import forward_layer
+from cellwright.cpu.forward import forward_call
 from cellwright.cpu.plan import Plan, Rows, plan_of
-from cellwright.cpu.prepared import no_gaps, prepare
 from cellwright.cpu.walks import Layout, dense
 from cellwright.errors import CompileError
 from cellwright.graph.cell import Cell
@@ -93,16 +92,9 @@ def _forward(
     weights: Sequence[Weights],
     keep: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
-    """Run the forward walks, the short way where that is open; also return what is kept."""
-    short = prepare(plan, rows, len(weights), keep)
-    tensors = Call.join(x, states, weights)
-    if short is not None and rows.in_order(x) and no_gaps(tensors[1:]):
-        return short(tensors, states is not None, rows)
-    out, finals, kept = forward_layer(plan, rows.layout, *contiguous_rows(x, states, weights), keep)
-    if not keep:
-        return out, finals, []
-    inner = [t for k in kept for t in (k.accumulators, *k.states, *k.expressions)]
-    return out, finals, [t for t in inner if t is not None]
+    """Run the forward walks; also return what is kept."""
+    tensors = without_gaps(rows, Call.join(x, states, weights))
+    return forward_call(plan, rows, len(weights), keep)(tensors, states is not None, rows)
 
 
 def _layout(x: Tensor, batch_sizes: list[int] | None) -> Layout:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cellwright.autograd.gradient import Call, differentiate, in_short_order, short_gradients
+from cellwright.autograd.gradient import Call, differentiate, gradients, ready
 from cellwright.autograd.guard import Guard, guard
 from cellwright.autograd.obstacle import backward_obstacle, forward_derivatives, obstacle
 from cellwright.autograd.operation import apply, plan_for
+from cellwright.cpu.forward import ForwardCall, forward_call, no_gaps
 from cellwright.cpu.plan import Rows
-from cellwright.cpu.prepared import Prepared, no_gaps, plain, prepare
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import dense
 from cellwright.graph.cell import Cell
@@ -46,7 +46,7 @@ def repeat(
         return None
     tensors, plan = _distinct(given), plan_for(cell, x, weights, hidden_size)
     alike = guard(tensors)
-    if alike is None or plan is None or not plain(plan, len(weights)):
+    if alike is None or plan is None:
         return None
     call = Call(plan, rows, None, bool(states), [w.form for w in weights])
     return Repeat(call, any(t.requires_grad for t in tensors), alike)
@@ -73,7 +73,7 @@ class Repeat:
         self.threads = Team.threads()
         self._asks, self._alike, self._count = asks, alike, call.arity
         self._saved_alike: Guard | None = None
-        self._prepared: list[Prepared | None] = [None, None]
+        self._prepared: list[ForwardCall | None] = [None, None]
 
     def __call__(self, *tensors: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Return the output and the final states; None if this is another kind of call.
@@ -101,8 +101,7 @@ class Repeat:
         """Return the output, the final states and what is kept for the backward pass."""
         call, found = self.call, self._prepared[keep]
         if found is None:
-            found = prepare(call.plan, call.rows, len(call.forms), keep)
-            assert found is not None, "repeat() has asked whether the cell is plain"
+            found = forward_call(call.plan, call.rows, len(call.forms), keep)
             self._prepared[keep] = found
         return found(tensors, call.given, call.rows)
 
@@ -113,10 +112,8 @@ class Repeat:
         call, alike = self.call, self._saved_alike
         if backward_obstacle(cotangents) is not None:
             return differentiate(call, needs, saved, cotangents)
-        done = None
         if alike is not None and alike(*saved):
-            done = short_gradients(call, saved, cotangents, needs[0])
-        if done is None:
-            done = differentiate(call, needs, saved, cotangents)
-            self._saved_alike = guard(saved) if in_short_order(call, saved) else None
+            return gradients(call, saved, cotangents, needs[0])
+        done = differentiate(call, needs, saved, cotangents)
+        self._saved_alike = guard(saved) if ready(call, saved) else None
         return done

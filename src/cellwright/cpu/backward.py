@@ -1,88 +1,245 @@
-"""The backward pass of a layer: a walk for each direction, then matrix products.
+"""A layer's backward call, in one or two directions, over tensors without gaps.
 
-The walk leaves the gradient of every accumulator at every step. What needs no order in time
-follows from it in a few products over all steps at once: the gradients of weights and input.
+The walk of each direction leaves the gradient of every accumulator at every step. What needs no
+order in time follows in a few products over all steps at once: the gradients of weights and input.
+The walks and all products after them take one call into machine code each. As with the forward
+call, what does not change from call to call is prepared, and only addresses are filled in.
 """
 
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+from torch import Tensor, contiguous_format
 
-from cellwright.cpu.direction import Direction
-from cellwright.cpu.direction_products import DirectionProducts
-from cellwright.cpu.plan import Kept, Plan, Rows
+from cellwright.cpu.backward_products import BackwardProducts, Fill, Places, fill_in
+from cellwright.cpu.forward import check_memory, kind, matrix_fields, remember
+from cellwright.cpu.frame import LAYOUT, PACKED, SUM_ROWS
+from cellwright.cpu.memory import Blanks, contiguous
+from cellwright.cpu.plan import Plan, Rows, field, share_of
 from cellwright.cpu.walks import Layout
-from cellwright.graph.interpret import Weights
 
-__all__ = ["Gradients", "backward_layer"]
+if TYPE_CHECKING:
+    from cellwright.cpu.walks import Field
 
+__all__ = ["BackwardCall", "backward_call"]
 
-@dataclass
-class Gradients:
-    """Gradients of one layer; None where not wanted."""
-
-    x: Tensor | None
-    states: list[Tensor]
-    weights: list[Weights]
+_address = Tensor.data_ptr
 
 
-def backward_layer(
-    plan: Plan,
-    layout: Layout,
-    x: Tensor,
-    states: Sequence[Tensor] | None,
-    weights: Sequence[Weights],
-    out: Tensor,
-    kept: Sequence[Kept],
-    dy: Tensor | None,
-    dfinals: Sequence[Tensor | None],
-    want_x: bool,
-    last: bool,
-) -> Gradients:
-    """Return the gradients of everything that went into ``forward_layer``.
+class _Scratch(NamedTuple):
+    """Memory that nobody sees: its name, its direction, how many elements."""
+
+    name: str
+    direction: int
+    size: int
+
+
+class BackwardCall:
+    """A backward call that lacks nothing but addresses.
 
     Args:
-        plan: the layer.
-        layout: how the rows of ``x`` lie.
-        x: the input.
-        states: the initial states, or None.
-        weights: the parameters of each direction.
-        out: the output of the forward pass.
-        kept: what the forward pass kept of each direction.
-        dy: cotangent of the output, or None for 0.
-        dfinals: cotangent of each final state (D, N, H), or None for 0.
-        want_x: whether the input's gradient is wanted.
-        last: whether ``kept`` is not needed again, so that its memory may be written over.
+        plan: the layer. rows: its rows; those of a packed call may differ in their lengths.
+        directions: D.
+        given: whether initial states were given, so that their gradients are returned.
+        want_x: whether the input's gradient is returned.
     """
-    D, H, N = len(weights), plan.outputs, layout.batch
-    rows = Rows(x, layout)
-    widths = map(plan.width, plan.cell.states)
-    pairs = zip(dfinals, widths, strict=True)
-    dstates = [x.new_zeros(D, N, width) if g is None else _copy(g) for g, width in pairs]
-    if dy is not None and dy.stride(-1) != 1:
-        dy = dy.contiguous()
-    outputs = rows.matrix(out)
-    dx: Tensor | None = None
-    found: list[Weights] = []
-    for d, held in enumerate(weights):
-        one = Direction(plan, rows, x, held, d == 1, kept[d], last)
-        own = dstates if D == 1 else [g[d] for g in dstates]
-        if states is not None:
-            one.initial = [s[d] for s in states]
-        one.walk(_half(outputs, d, D, H), None if dy is None else _half(dy, d, D, H), own)
-        if states is not None:
-            one.add_state_gradients([g[d] for g in dstates])
-        gradients, dx = DirectionProducts(one).gradients(dx, want_x)
-        found.append(gradients)
-    return Gradients(None if dx is None else rows.sequence(dx), dstates, found)
+
+    def __init__(self, plan: Plan, rows: Rows, directions: int, given: bool, want_x: bool) -> None:
+        self.plan, self.rows, self.layout = plan, rows, rows.layout
+        self.directions, self.given, self.want_x = range(directions), given, want_x
+        self.share, self.walk = share_of(plan, rows.layout), plan.backward_walk
+        self.width = plan.accumulators
+        self.expressions = [f"e{j}" for j in range(len(plan.step.expressions))]
+        stages = self.walk.program.stages
+        within = any(p.source.when == "now" for stage in stages for p in stage.products)
+        self.packs = self.layout.steps > 1 or within  # else there is no step to take products with
+        # tensors that the forward pass keeps of a direction
+        self.each = len(plan.ends) + len(self.expressions)
+        # a walk that reads the input writes its gradient, the other direction's beside it
+        self.inputs = directions if plan.reads_input else int(want_x)
+        self.packed = rows.layout.counts is not None
+        scratch = self._scratch()
+        self.room = sum(one.size for one in scratch)
+        self._make_blanks()
+        places = self._places(scratch)
+        at = self.walk.places
+        self.dy_field, self.dy_strides = at.buffers["dy"], at.strides["dy"]
+        self.ways = [(self._struct(d), self._fills(places, d)) for d in self.directions]
+        self.zeros = [places[f"zeros.{state}", 0][1] * plan.item for state in plan.cell.states]
+        threads = self.share.threads
+        self.products = BackwardProducts(plan, rows, places, given, want_x, threads)
+
+    def _make_blanks(self) -> None:
+        plan, D, dtype = self.plan, len(self.directions), self.plan.dtype
+        self.new_scratch, self.new_da = self._row_blanks(self.rows)
+        widths = map(plan.width, plan.cell.states)
+        self.new_states = [Blanks(dtype, contiguous(D, self.layout.batch, w)) for w in widths]
+        self.new_gradients = Blanks(dtype, *[contiguous(*shape) for shape in plan.shapes] * D)
+
+    def _row_blanks(self, rows: Rows) -> tuple[Blanks, Blanks]:
+        """Return what makes the scratch memory with the input's gradient, and ``da``."""
+        plan, D = self.plan, len(self.directions)
+        dx = [rows.form(plan.inputs)] * self.inputs
+        da = [contiguous(rows.layout.rows, self.width)] * D
+        return Blanks(plan.dtype, contiguous(self.room), *dx), Blanks(plan.dtype, *da)
+
+    def _scratch(self) -> list[_Scratch]:
+        """Return what is needed of sums over rows, of zeros, and of rows that only a walk needs."""
+        plan, walk, count = self.plan, self.walk, SUM_ROWS * self.share.threads
+        sizes = {"db": count * self.width}
+        sizes |= {f"dvector.{v}": count * plan.units for v in plan.cell.vectors}
+        shared = {"a", "da", "da.start", "dy", "dx", "x", *self.expressions, *sizes}
+        shared |= {name for end in plan.ends for name in (*end, f"d{end[0]}")}
+        shared |= {f"vector.{v}" for v in plan.cell.vectors}
+        rows = self.layout.batch * plan.units
+        sizes |= {name: rows for name in walk.names if name not in shared}
+        found = [_Scratch(name, d, n) for d in self.directions for name, n in sizes.items()]
+        zeros = self.layout.batch * len(self.directions)
+        states = plan.cell.states
+        return [*found, *(_Scratch(f"zeros.{s}", 0, zeros * plan.width(s)) for s in states)]
+
+    def _places(self, scratch: list[_Scratch]) -> Places:
+        """Say for each name which of the addresses of a call it is at, and how far from there."""
+        plan, P = self.plan, self.plan.outputs
+        first, *others = plan.cell.states
+        # elements of one direction's states
+        sizes = {state: self.layout.batch * plan.width(state) for state in plan.cell.states}
+        # what directions share, and how far apart their parts lie
+        jumps = {"scratch": 0, "dy": P, "one": 0, first: P}
+        jumps |= {f"d{state}": size for state, size in sizes.items()} | {"x": 0}
+        starts = {start: sizes[state] for state, start, _ in plan.ends} if self.given else {}
+        names: list[list[tuple[str, int, int]]] = [
+            [(name, d, d * jump) for d in self.directions] for name, jump in jumps.items()
+        ]
+        parameters = [f"{kind}.{name}" for kind, name in plan.parameters]
+        names += self._own(parameters)
+        names += [[(s, d, d * jump) for d in self.directions] for s, jump in starts.items()]
+        names += [*self._own(["a", *others, *self.expressions]), *self._own(["da"])]
+        if self.inputs:
+            shares = [[d] for d in self.directions] if self.inputs > 1 else [self.directions]
+            names += [[("dx", d, 0) for d in share] for share in shares]
+        names += self._own([f"grad.{name}" for name in parameters])
+        places = {(name, d): (k, on) for k, owners in enumerate(names) for name, d, on in owners}
+        offset = 0
+        for one in scratch:
+            places[one.name, one.direction] = (0, offset)
+            offset += one.size
+        return places
+
+    def _own(self, names: Sequence[str]) -> list[list[tuple[str, int, int]]]:
+        """Return what each direction has for itself."""
+        return [[(name, d, 0)] for d in self.directions for name in names]
+
+    def _fills(self, places: Places, d: int) -> list[Fill]:
+        """Say where the addresses of a direction's struct come from."""
+        at = self.walk.places
+        wanted = [(field, (name, d)) for name, field in at.buffers.items()]
+        wanted += [(field, (f"weight.{b}", d)) for b, field in at.matrices.items()]
+        known = [(field, *places[name]) for field, name in wanted if name in places]
+        return [(field, number, on * self.plan.item) for field, number, on in known]
+
+    def _struct(self, d: int) -> "array[int]":
+        plan, walk, rows, H = self.plan, self.walk, self.rows, self.plan.units
+        fields: dict[str, Field] = dict.fromkeys(walk.names, (0, 0, H))
+        fields["a"] = fields["da"] = (0, *rows.distances(self.width))
+        fields["da.start"] = plan.zero_row
+        fields["dx"] = (0, *rows.distances(H))
+        fields["x"] = (0, *rows.distances(plan.inputs))
+        fields["db"] = (0, 0, SUM_ROWS * self.width)
+        for v in plan.cell.vectors:
+            fields[f"dvector.{v}"] = (0, 0, SUM_ROWS * H)
+        for state, start, _ in plan.ends:
+            fields[state] = (0, *rows.distances(H))
+            fields[f"d{state}"] = (0, 0, plan.width(state))
+            fields[start] = fields[f"d{state}"] if self.given else plan.zero_row
+        width = len(self.directions) * plan.outputs
+        fields[plan.cell.states[0]] = (0, *rows.distances(width))
+        matrices, threads = matrix_fields(plan, walk), self.share.threads
+        return walk.struct(self.layout, d == 0, threads, fields, matrices, 1, False)
+
+    def __call__(
+        self,
+        tensors: Sequence[Tensor],
+        out: Tensor,
+        kept: Sequence[Tensor],
+        cotangents: Sequence[Tensor | None],
+        last: bool,
+        rows: Rows,
+    ) -> list[Tensor | None]:
+        """Return the gradients of x, the parameters and, if they were given, the initial states.
+
+        Args:
+            tensors: x (L, N, H_in) or packed (rows, H_in), the parameters of each direction, the
+                initial states (D, N, H_out) if given. They and what follows have no gaps; x and the
+                output lie in the order of the rows.
+            out: the forward call's output.
+            kept: what it kept of each direction: the accumulators, all states but the first, the
+                projected expressions.
+            cotangents: of the output and of the final states; None is 0.
+            last: whether ``kept`` is not needed again, so that its memory may be written over.
+            rows: the call's rows.
+        """
+        dy, *dfinals = cotangents
+        if dy is not None and dy.stride(-1) != 1:
+            dy = dy.contiguous()
+        new_scratch, new_da = self.new_scratch, self.new_da
+        if self.packed:
+            new_scratch, new_da = self._row_blanks(rows)
+        scratch, *dxs = new_scratch()
+        scratch.zero_()
+        dstates = [*map(self._state_cotangent, dfinals, self.new_states)]
+        das = kept[:: self.each] if last and self.plan.step.rounds == 1 else new_da()
+        shared = (scratch, dy, self.plan.one, out)
+        addresses = [0 if t is None else t.data_ptr() for t in shared]
+        for t, zeros in zip(dstates, self.zeros, strict=True):
+            addresses.append(addresses[0] + zeros if t is None else t.data_ptr())
+        for group in (tensors, kept, das, dxs):
+            addresses += map(_address, group)
+        if 0 in addresses[len(shared) :]:  # some of the shared ones need not be there at all
+            check_memory((*tensors, *kept))
+        self._walk(addresses, dy, rows.layout)
+        gradients = self.new_gradients()
+        addresses += map(_address, gradients)
+        self.products.run(addresses, rows)
+        dx = dxs[0] if self.want_x else None
+        if dx is not None and self.inputs > 1:
+            dx.add_(dxs[1])
+        return [dx, *gradients, *(dstates if self.given else ())]
+
+    def _walk(self, addresses: list[int], dy: Tensor | None, layout: Layout) -> None:
+        """Go through the steps; memory for the packed weights is held no longer than that."""
+        packed = self.walk.spares.take(self.walk.packed_size) if self.packs else None
+        place, *strides = self.plan.zero_row if dy is None else field(dy)
+        for d, (template, fills) in enumerate(self.ways):
+            struct = fill_in(template, fills, addresses)
+            if self.packed:
+                struct[:LAYOUT] = array("q", layout.fields(d == 0, self.share.threads))
+            if dy is None:
+                struct[self.dy_field] = place
+            struct[self.dy_strides : self.dy_strides + 2] = array("q", strides)
+            struct[PACKED] = 0 if packed is None else packed.data_ptr()
+            self.walk.run(struct, self.share)
+        if packed is not None:
+            self.walk.spares.put_back(packed)
+
+    def _state_cotangent(self, g: Tensor | None, new: Blanks) -> Tensor | None:
+        """Return the cotangent of a final state, for the walk to turn into that of the initial one.
+
+        None stands for zeros that nobody asks for again: they are in the scratch memory.
+        """
+        if g is not None:
+            return g.clone(memory_format=contiguous_format)
+        return new()[0].zero_() if self.given else None
 
 
-def _half(t: Tensor, d: int, directions: int, width: int) -> Tensor:
-    """Return the part of an output that belongs to direction ``d``."""
-    return t if directions == 1 else t.narrow(-1, d * width, width)
-
-
-def _copy(t: Tensor) -> Tensor:
-    return t.clone(memory_format=torch.contiguous_format)
+def backward_call(
+    plan: Plan, rows: Rows, directions: int, given: bool, want_x: bool
+) -> BackwardCall:
+    """Return the prepared call."""
+    key = (*kind(plan, rows), directions, given, want_x)
+    found: BackwardCall | None = plan.prepared.get(key)
+    if found is None:
+        found = BackwardCall(plan, rows, directions, given, want_x)
+        remember(plan, key, found)
+    return found

@@ -1,104 +1,290 @@
-"""The forward pass of a layer: a walk for each direction."""
+"""A layer's forward call, in one or two directions, over tensors without gaps.
 
-from collections.abc import Sequence
+Most of what a call of a small model costs is Python. A call of a given (L, N) differs from the last
+one in addresses alone, so its structs are prepared once, and only addresses are filled in. Packed
+sequences of a given N differ in their lengths too.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from operator import itemgetter
+from typing import NamedTuple
 
 from torch import Tensor
 
-from cellwright.cpu.memory import new_matrix
-from cellwright.cpu.plan import Kept, Plan, Rows, field, projects_first, share_of
-from cellwright.cpu.walks import Field, Layout
-from cellwright.graph.interpret import Weights
+from cellwright.cpu.frame import LAYOUT, PACKED, TURN
+from cellwright.cpu.memory import Blanks, Strided, contiguous, lacks_memory
+from cellwright.cpu.plan import Plan, Rows, projects_first, share_of
+from cellwright.cpu.team import Team
+from cellwright.cpu.walks import Field, Layout, Walk
 
-__all__ = ["forward_layer"]
+__all__ = [
+    "ForwardCall",
+    "check_memory",
+    "forward_call",
+    "kind",
+    "matrix_fields",
+    "no_gaps",
+    "reads_raw",
+    "remember",
+]
+
+_RAW_BATCH = 2
+"""A single step of up to so many rows reads the weights as they lie: packing would cost more."""
+_MOST_PREPARED = 1024
+"""How many calls a plan remembers; the oldest one goes."""
 
 
-def forward_layer(
-    plan: Plan,
-    layout: Layout,
-    x: Tensor,
-    states: Sequence[Tensor] | None,
-    weights: Sequence[Weights],
-    keep: bool,
-) -> tuple[Tensor, tuple[Tensor, ...], list[Kept]]:
-    """Run all directions. The last dimension of every tensor is contiguous.
+_address = Tensor.data_ptr
+_has_no_gaps = Tensor.is_contiguous
+
+
+def no_gaps(tensors: Iterable[Tensor]) -> bool:
+    """Whether all are contiguous, as a prepared call takes them."""
+    return all(map(_has_no_gaps, tensors))
+
+
+def check_memory(tensors: Iterable[Tensor]) -> None:
+    """Refuse tensors that have elements but nowhere to read them.
+
+    Raises:
+        RuntimeError: there is one.
+    """
+    for t in tensors:
+        if lacks_memory(t):
+            raise RuntimeError(
+                f"expected tensors with memory, got one of shape {tuple(t.shape)} whose storage "
+                "was freed (resize_(0)); fill it again before the layer runs"
+            )
+
+
+def reads_raw(layout: Layout) -> bool:
+    """Whether a call reads its weights as they lie."""
+    return layout.counts is None and layout.steps == 1 and layout.batch <= _RAW_BATCH
+
+
+def matrix_fields(plan: Plan, walk: Walk) -> dict[str, Field]:
+    """Return the distances of contiguous weights, without addresses."""
+    return {b: (0, plan.width(b), 1) for b in walk.matrices}
+
+
+class _Made(NamedTuple):
+    """What a call makes: its form, the buffer's name, and of which direction; 0 too for all."""
+
+    form: Strided
+    name: str
+    direction: int = 0
+
+
+class _Given(NamedTuple):
+    """A direction's struct without addresses, and how to fill them in.
+
+    Attributes:
+        struct: the struct.
+        arrange: puts addresses into the struct's order: those of a call, then ``fixed``.
+        fixed: addresses that are the same in each call.
+    """
+
+    struct: "array[int]"
+    arrange: Callable[[list[int]], tuple[int, ...]]
+    fixed: list[int]
+
+
+class ForwardCall:
+    """A forward call whose structs lack nothing but addresses.
 
     Args:
-        plan: the layer.
-        layout: how the rows of ``x`` lie.
-        x: (L, N, H_in) or packed (rows, H_in).
-        states: initial states (D, N, H_out), or None for zeros.
-        weights: the parameters of each direction.
-        keep: whether a backward walk may follow.
-
-    Returns:
-        The output (L, N, D · H_out) or (rows, D · H_out), the final states (D, N, H_out), and what
-        was kept of each direction.
+        plan: the layer. rows: its rows; those of a packed call may differ in their lengths.
+        directions: D.
+        keep: whether what the backward pass needs is kept.
     """
-    D, N = len(weights), layout.batch
-    rows = Rows(x, layout)
-    out = new_matrix(x, layout.rows, D * plan.outputs)
-    finals = tuple([x.new_empty(D, N, plan.width(s)) for s in plan.cell.states])
-    share = share_of(plan, layout)
-    ahead = projects_first(plan, layout)
-    kept: list[Kept] = []
-    for d, held in enumerate(weights):
-        fields = _state_fields(plan, rows, out, states, finals, d)
-        fields["x"] = field(x)
-        kept.append(_keep(plan, rows, x, keep, ahead, fields))
-        for bundle, bias in held.biases.items():
-            fields["bias." + bundle] = (bias.data_ptr(), 0, 0)
-        for name, vector in held.vectors.items():
-            fields["vector." + name] = (vector.data_ptr(), 0, 0)
-        plan.forward_walk(layout, d == 1, share, fields, held.bundles, ahead)
-    return rows.sequence(out), finals, kept
+
+    def __init__(self, plan: Plan, rows: Rows, directions: int, keep: bool) -> None:
+        layout = self.layout = rows.layout  # the structs have the address of its bounds
+        self.plan, self.rows, self.walk = plan, rows, plan.forward_walk
+        self.packed = layout.counts is not None
+        self.directions = range(directions)
+        self.width = plan.accumulators
+        self.keep, self.raw = keep, reads_raw(layout)
+        self.share = share_of(plan, layout)
+        self.ahead = not self.raw and projects_first(plan, layout)
+        made = self._made(rows)
+        self.blanks = Blanks(plan.dtype, *(one.form for one in made))
+        kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
+        self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
+        self.hidden, self.room = self._hidden()
+        self.streams = 0 if keep else len(plan.streamed) * plan.units
+        self.end = self.walk.places.end
+        self.ways = [self._ways(made, stated) for stated in (False, True)]
+        self.turn = 0 if self.raw else 1  # what was packed last is in the caches
+
+    def _made(self, rows: Rows) -> list[_Made]:
+        """Return what is made anew on each call.
+
+        The output, the final states; what is kept of each direction: the accumulators, then the
+        states of all steps but the first, the projected expressions.
+        """
+        plan, D = self.plan, len(self.directions)
+        N, count = rows.layout.batch, rows.layout.rows
+        made = [_Made(rows.form(D * plan.outputs), plan.ends[0][0])]
+        made += [_Made(contiguous(D, N, plan.width(state)), end) for state, _, end in plan.ends]
+        each = [*plan.cell.states[1:], *(f"e{j}" for j in range(len(plan.step.expressions)))]
+        for d in self.directions if self.keep else ():
+            made.append(_Made(contiguous(count, self.width), "a", d))
+            made += [_Made(contiguous(count, plan.units), name, d) for name in each]
+        return made
+
+    def _hidden(self) -> tuple[dict[str, int], int]:
+        """Return where what only the walks see starts in a block, and how long the block is.
+
+        States of all steps come last, side by side; the block is longer by as many of their rows as
+        the sequence has.
+        """
+        plan, step, N = self.plan, self.plan.step, self.layout.batch
+        sizes = {} if self.raw else {"packed": self.walk.packed_size}
+        if not self.keep:
+            if self.ahead or step.rounds > 1:
+                sizes["a"] = (self.layout.rows if self.ahead else N) * self.width
+            sizes |= {f"e{j}": N * plan.units for j in range(len(step.expressions))}
+        ends = [*accumulate(sizes.values(), initial=0)]
+        starts = dict(zip(sizes, ends, strict=False))
+        streams = [] if self.keep else plan.streamed
+        return starts | {s: ends[-1] + k * plan.units for k, s in enumerate(streams)}, ends[-1]
+
+    def _ways(self, made: list[_Made], stated: bool) -> tuple[list[_Given], list[tuple[int, int]]]:
+        """Return what each direction is given, and the addresses that follow from others.
+
+        The addresses of a call are those of x, the parameters, the initial states if ``stated``,
+        what is made, the hidden memory; then those that lie so many bytes behind one of them.
+        """
+        plan, places = self.plan, self.walk.places
+        at = places.buffers | {"packed": PACKED}
+        own = [
+            places.matrices[name] if kind == "weight" else at[f"{kind}.{name}"]
+            for kind, name in plan.parameters
+        ]
+        starts = [at[start] for _, start, _ in plan.ends] if stated else []
+        known = [(0, at["x"]), *((d, place) for d in self.directions for place in own)]
+        known += [(0, start) for start in starts]
+        known += [(one.direction, at[one.name]) for one in made]
+        block = len(known)  # the hidden memory
+        number = {place: k for k, place in enumerate(known)}
+        behind: list[tuple[int, int]] = []
+        for name, offset in self.hidden.items():
+            behind.append((block, offset * plan.item))
+            number[0, at[name]] = block + len(behind)
+        jumps = {at[plan.ends[0][0]]: plan.outputs}
+        for state, start, end in plan.ends:
+            width = self.layout.batch * plan.width(state)  # elements of one direction's
+            jumps |= {at[end]: width, **({at[start]: width} if stated else {})}
+        for d in self.directions[1:]:
+            for place, jump in jumps.items():
+                behind.append((number[0, place], d * jump * plan.item))
+                number[d, place] = block + len(behind)
+            for place in (at["x"], *(at[name] for name in self.hidden)):
+                number.setdefault((d, place), number[0, place])
+        for d in self.directions:
+            if self.ahead:
+                number[d, at["gx"]] = number[d, at["a"]]
+            for carried, _, final in plan.ends[1:]:  # carried along in place, where not kept
+                number.setdefault((d, at[carried]), number[d, at[final]])
+        total = block + 1 + len(behind)
+        return [self._given(number, total, d, stated) for d in self.directions], behind
+
+    def _given(
+        self, number: dict[tuple[int, int], int], total: int, d: int, stated: bool
+    ) -> _Given:
+        """Say how a direction's struct is filled from ``total`` addresses and the fixed ones."""
+        struct, places = self._struct(d, stated), range(PACKED, self.end)
+        order = [number.get((d, place), total + place - PACKED) for place in places]
+        return _Given(struct, itemgetter(*order), list(struct[PACKED : self.end]))
+
+    def _struct(self, d: int, stated: bool) -> "array[int]":
+        plan, walk, rows = self.plan, self.walk, self.rows
+        accumulators = (0, *rows.distances(self.width))
+        each = (0, *rows.distances(plan.units))  # of what is kept for each step
+        fields: dict[str, Field] = dict.fromkeys(walk.names, (0, 0, plan.units))
+        fields["x"] = (0, *rows.distances(plan.inputs))
+        fields["a"] = (0, 0, self.width) if "a" in self.hidden else (plan.dump.data_ptr(), 0, 0)
+        fields["gx"] = plan.zero_row
+        if self.keep or self.ahead:
+            fields["a"] = accumulators
+        if self.ahead:
+            fields["gx"] = accumulators
+        fields |= {f"e{j}": each for j in range(len(plan.step.expressions)) if self.keep}
+        for state, start, final in plan.ends:
+            fields[final] = (0, 0, plan.width(state))
+            fields[start] = fields[final] if stated else plan.zero_row
+            if self.keep:
+                fields[state] = each
+            elif state in plan.streamed:
+                fields[state] = (0, *rows.distances(self.streams))
+        width = len(self.directions) * plan.outputs
+        fields[plan.cell.states[0]] = (0, *rows.distances(width))
+        matrices, packed = matrix_fields(plan, walk), int(not self.raw)
+        threads = self.share.threads
+        return walk.struct(self.layout, d == 1, threads, fields, matrices, packed, self.ahead)
+
+    def __call__(
+        self, given: Sequence[Tensor], stated: bool, rows: Rows
+    ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
+        """Return the output, the final states and what is kept.
+
+        Args:
+            given: x (L, N, H_in) or packed (rows, H_in), the parameters of each direction, and the
+                initial states if ``stated``; all without gaps, and x in the order of the rows.
+            stated: whether there are initial states.
+            rows: the call's rows.
+        """
+        layout, threads = rows.layout, self.share.threads
+        blanks = self.blanks
+        if self.packed:
+            blanks = Blanks(self.plan.dtype, *(one.form for one in self._made(rows)))
+        made = blanks()
+        ways, behind = self.ways[stated]
+        addresses = [*map(_address, given), *map(_address, made)]
+        if 0 in addresses:
+            check_memory(given)
+        room = self.room + self.streams * layout.rows
+        hidden = self.walk.spares.take(room) if room else None
+        addresses.append(0 if hidden is None else hidden.data_ptr())
+        for number, offset in behind:
+            addresses.append(addresses[number] + offset)
+        for d, (form, arrange, fixed) in enumerate(ways):
+            struct = form[:]
+            if self.packed:
+                struct[:LAYOUT] = array("q", layout.fields(d == 1, threads))
+            struct[PACKED : self.end] = array("q", arrange(addresses + fixed))
+            struct[TURN] = self.turn
+            self.walk.run(struct, self.share)
+        if hidden is not None:
+            self.walk.spares.put_back(hidden)
+        if self.raw:
+            self.turn ^= 1
+        return made[0], tuple(made[1 : self.kept.start]), made[self.kept]
 
 
-def _state_fields(
-    plan: Plan,
-    rows: Rows,
-    out: Tensor,
-    states: Sequence[Tensor] | None,
-    finals: Sequence[Tensor],
-    d: int,
-) -> dict[str, Field]:
-    """Address the output and the states of direction ``d``."""
-    item = plan.item
-    fields: dict[str, Field] = {}
-    for k, (state, start, final) in enumerate(plan.ends):
-        if states is None:
-            fields[start] = plan.zero_row
-        else:
-            jump, stride, _ = states[k].stride()
-            fields[start] = (states[k].data_ptr() + d * jump * item, 0, stride)
-        ending = finals[k]
-        # unless kept, a state is carried along in the memory of its final value
-        address = ending.data_ptr() + d * ending.stride(0) * item
-        fields[state] = fields[final] = (address, 0, plan.width(state))
-    address, step_stride, row_stride = rows.field(out)
-    fields[plan.cell.states[0]] = (address + d * plan.outputs * item, step_stride, row_stride)
-    return fields
+def remember(plan: Plan, key: tuple[object, ...], prepared: object) -> None:
+    """Keep a prepared call for the next one like it."""
+    if len(plan.prepared) >= _MOST_PREPARED:
+        plan.prepared.pop(next(iter(plan.prepared.copy())), None)
+    plan.prepared[key] = prepared
 
 
-def _keep(
-    plan: Plan, rows: Rows, x: Tensor, keep: bool, ahead: bool, fields: dict[str, Field]
-) -> Kept:
-    """Make and address the memory that a walk fills besides its output and final states."""
-    step, H, count = plan.step, plan.units, rows.layout.rows
-    fields["gx"] = plan.zero_row
-    a = None
-    if keep or ahead or step.rounds > 1:
-        a = new_matrix(x, count, plan.accumulators)
-        fields["a"] = rows.field(a)
-        if ahead:
-            fields["gx"] = fields["a"]
-    else:
-        fields["a"] = (plan.dump.data_ptr(), 0, 0)
-    # a state that is read across units may not be overwritten while its step runs
-    stored = plan.cell.states[1:] if keep else plan.streamed
-    streams = [new_matrix(x, count, H) for _ in stored]
-    expressions = [new_matrix(x, count, H) for _ in step.expressions]
-    for state, stream in zip(stored, streams, strict=True):
-        fields[state] = rows.field(stream)
-    for j, e in enumerate(expressions):
-        fields[f"e{j}"] = rows.field(e)
-    return Kept(a, streams, expressions)
+def kind(plan: Plan, rows: Rows) -> tuple[object, ...]:
+    """Return what calls have in common that may share what is prepared."""
+    layout = rows.layout
+    if layout.counts is not None:
+        return ("packed", layout.batch, share_of(plan, layout))
+    return (layout.steps, layout.batch, rows.batch_first, Team.threads())
+
+
+def forward_call(plan: Plan, rows: Rows, directions: int, keep: bool) -> ForwardCall:
+    """Return the prepared call."""
+    key = (*kind(plan, rows), directions, keep)
+    found: ForwardCall | None = plan.prepared.get(key)
+    if found is None:
+        found = ForwardCall(plan, rows, directions, keep)
+        remember(plan, key, found)
+    return found

@@ -17,7 +17,6 @@ __all__ = [
     "contiguous",
     "in_huge_pages",
     "lacks_memory",
-    "new_matrix",
     "spares",
 ]
 
@@ -112,11 +111,6 @@ def contiguous(*shape: int) -> Strided:
 def lacks_memory(t: Tensor) -> bool:
     """Whether a tensor has elements but nowhere to read them."""
     return t.data_ptr() == 0 and t.numel() > 0
-
-
-def new_matrix(x: Tensor, rows: int, width: int) -> Tensor:
-    """Return an empty matrix of the dtype of ``x``."""
-    return in_huge_pages(x.new_empty(rows, width))
 
 
 def in_huge_pages(fresh: Tensor) -> Tensor:

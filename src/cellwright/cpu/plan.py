@@ -19,7 +19,6 @@ from cellwright.graph.runs import runs
 from cellwright.graph.schedule import backward, forward
 
 __all__ = [
-    "Kept",
     "Plan",
     "Rows",
     "field",
@@ -186,7 +185,7 @@ class Plan:
 
     @cached_property
     def prepared(self) -> dict[tuple[object, ...], Any]:
-        """Calls that were made before; see ``cellwright.cpu.prepared``."""
+        """Calls that were made before; see ``cellwright.cpu.forward``."""
         return {}
 
     @cached_property
@@ -230,21 +229,6 @@ class Plan:
     def products_first(self) -> int:
         """Bytes that a row's products with the bare input take."""
         return self.step.input_width * self.units * self.item
-
-
-@dataclass
-class Kept:
-    """What one direction's forward walk leaves for the backward walk.
-
-    Attributes:
-        accumulators: every accumulator at every step. states: all states but the first, which is
-            the output, at every step. expressions: the projected expressions at every step. All are
-            matrices of rows; see ``Rows``.
-    """
-
-    accumulators: Tensor | None
-    states: list[Tensor]
-    expressions: list[Tensor]
 
 
 @lru_cache(maxsize=1024)
@@ -309,10 +293,6 @@ class Rows:
         self.step_factor = 1 if packed or self.batch_first else layout.batch
         self.row_factor = layout.steps if self.batch_first else 1
 
-    def field(self, matrix: Tensor) -> Field:
-        """Address a matrix of rows."""
-        return (matrix.data_ptr(), *self.distances(matrix.stride(0)))
-
     def distances(self, width: int) -> tuple[int, int]:
         """Return the distances between steps and between rows of a matrix of rows."""
         return self.step_factor * width, self.row_factor * width
@@ -333,21 +313,6 @@ class Rows:
         if self.batch_first:
             return t.transpose(0, 1).contiguous().transpose(0, 1)
         return t.contiguous()
-
-    def matrix(self, t: Tensor) -> Tensor:
-        """Return a sequence as a matrix; a copy only if its rows lie in no order at all."""
-        if t.dim() == 3 and self.batch_first:
-            t = t.transpose(0, 1)
-        return t.reshape(t.shape[0] * t.shape[1], t.shape[2]) if t.dim() == 3 else t
-
-    def sequence(self, matrix: Tensor) -> Tensor:
-        """Return a matrix of rows as a sequence (L, N, ·), or packed (rows, ·)."""
-        layout = self.layout
-        if layout.counts is not None:
-            return matrix
-        if self.batch_first:
-            return matrix.view(layout.batch, layout.steps, matrix.shape[1]).transpose(0, 1)
-        return matrix.view(layout.steps, layout.batch, matrix.shape[1])
 
 
 def field(t: Tensor) -> Field:

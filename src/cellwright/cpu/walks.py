@@ -7,8 +7,6 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from torch import Tensor
-
 from cellwright.cpu import jit
 from cellwright.cpu.barrier import barrier_memory
 from cellwright.cpu.frame import BARRIER, PACKED, THREADS, Places, matrices, packed_size
@@ -202,23 +200,6 @@ class Walk:
             self._team(self._prelude, address, threads, place)
             struct[THREADS] = threads  # the next team may come out larger
         self._team(self._walk, address, threads, place)
-
-    def __call__(
-        self,
-        layout: Layout,
-        reverse: bool,
-        share: Share,
-        fields: Mapping[str, Field],
-        weights: Mapping[str, Tensor],
-        ahead: bool = False,
-    ) -> None:
-        """Walk over all steps; see ``struct``."""
-        packed = self.spares.take(self.packed_size)
-        matrices = {name: (w.data_ptr(), w.stride(0), 1) for name, w in weights.items()}
-        address = packed.data_ptr()
-        struct = self.struct(layout, reverse, share.threads, fields, matrices, address, ahead)
-        self.run(struct, share)
-        self.spares.put_back(packed)
 
 
 def _address(values: "array[int] | None") -> int:

@@ -2,17 +2,17 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from cellwright.cpu.frame import SUM_ROWS
 from cellwright.cpu.plan import Fed, Plan, Rows
 from cellwright.cpu.product import HEADER, depth_table
-from cellwright.cpu.products import all_depths, one_depth
 from cellwright.cpu.shifts import edges, shifts
 from cellwright.cpu.walks import products
 from cellwright.graph.expr import leaf
 
-__all__ = ["Fill", "Places", "PreparedProducts", "fill_in"]
+__all__ = ["BackwardProducts", "Fill", "Places", "fill_in"]
 
 Places = Mapping[tuple[str, int], tuple[int, int]]
 """For each name and direction, which of a call's addresses it is at, and how many elements on."""
@@ -20,6 +20,18 @@ Fill = tuple[int, int, int]
 """A field, which of a call's addresses goes there, and how many bytes are added."""
 _ADDRESSES, _ROWS, _TABLE = (0, 3, 5), 7, 10
 """Where a product has its addresses, its rows, and its depths; see ``cellwright.cpu.product``."""
+
+
+@lru_cache(maxsize=1024)
+def _all_depths(count: int) -> "array[int]":
+    """Return the table of a product over the first ``count`` depths."""
+    return depth_table([(0, 0, count)])
+
+
+@lru_cache(maxsize=64)
+def _one_depth(count: int) -> "array[int]":
+    """Return the table of a product of the first depth of A and each of ``count`` of B: a sum."""
+    return depth_table([(0, k, 1) for k in range(count)])
 
 
 def fill_in(
@@ -66,14 +78,14 @@ class _Job(NamedTuple):
 def _table(depths: _Depths, rows: Rows, d: int) -> "array[int]":
     match depths:
         case "all":
-            return all_depths(rows.layout.rows)
+            return _all_depths(rows.layout.rows)
         case "before":
             return depth_table(shifts(rows, d == 1))
         case "first":
             return depth_table(edges(rows, d == 1))
 
 
-class PreparedProducts:
+class BackwardProducts:
     """All products of a layer's backward pass.
 
     Args:
@@ -123,7 +135,7 @@ class PreparedProducts:
             matrices = _Matrix("da", 0, 0), self._weights(f, H), _Matrix(f"d{state}", 0, 0)
             places = [self._place(matrix, 1) for matrix in matrices]
             da, weights, target = (addresses[number] + on * item for number, on in places)
-            depths, _ = all_depths(f.width).buffer_info()
+            depths, _ = _all_depths(f.width).buffer_info()
             for row, n, count in edges(rows, reverse=True):
                 first = da + (row * width + f.column) * item
                 memory.extend((first, width, 1, weights, H, target + n * H * item, H))
@@ -133,7 +145,8 @@ class PreparedProducts:
     def _list(self, jobs: Sequence[tuple[int, _Job]]) -> None:
         """Lay out the products, and say where their addresses go."""
         starts = {f"d{state}" for state in self.plan.cell.states}
-        filled = {self.places["dx", 0]} if self.plan.reads_input else set()
+        written = self.directions if self.plan.reads_input else ()
+        filled = {self.places["dx", d] for d in written}
         for d, job in jobs:
             for field, matrix in zip(_ADDRESSES, (job.a, job.b, job.c), strict=True):
                 number, offset = self._place(matrix, d)
@@ -175,10 +188,10 @@ class PreparedProducts:
             jobs.append(_Job(da, width, x, target, f.width, I, "all"))
         for f in fed if self.want_x else ():
             da = _Matrix("da", f.column, width)
-            jobs.append(_Job(da, 1, self._weights(f, I), dx, None, I, all_depths(f.width)))
+            jobs.append(_Job(da, 1, self._weights(f, I), dx, None, I, _all_depths(f.width)))
         if self.want_x and not fed and not plan.reads_input:
             one = _Matrix("one", 0, 0)
-            jobs.append(_Job(one, 0, one, dx, None, I, one_depth(0)))
+            jobs.append(_Job(one, 0, one, dx, None, I, _one_depth(0)))
         return jobs
 
     def _fed_states(self) -> list[tuple[str, Fed]]:
@@ -218,7 +231,7 @@ class PreparedProducts:
         at_first, between = self.rows.distances(self.width)
         edge = (self.rows.layout.steps - 1) * at_first if d == 1 else 0
         da, target = _Matrix("da", edge + f.column, between), _Matrix(f"d{state}", 0, H)
-        return _Job(da, 1, self._weights(f, H), target, N, H, all_depths(f.width))
+        return _Job(da, 1, self._weights(f, H), target, N, H, _all_depths(f.width))
 
     def _weights(self, f: Fed, columns: int) -> _Matrix:
         return _Matrix(f"weight.{f.bundle}", f.row * columns, columns)
@@ -226,7 +239,7 @@ class PreparedProducts:
     def _sum_jobs(self) -> list[_Job]:
         """The gradients of biases and vectors: what the threads have summed up, added."""
         plan, H, one = self.plan, self.plan.units, _Matrix("one", 0, 0)
-        depths = one_depth(SUM_ROWS * self.threads)
+        depths = _one_depth(SUM_ROWS * self.threads)
         jobs: list[_Job] = []
         for bundle, slices in plan.bias_slices.items() if plan.bias else ():
             row = 0

@@ -1,24 +1,11 @@
-"""A list of products under way; see ``cellwright.cpu.product`` for what runs it."""
+"""A list of products, made by hand; see ``cellwright.cpu.product`` for what runs it."""
 
 from array import array
-from functools import lru_cache
 
-from cellwright.cpu.product import HEADER, depth_table
+from cellwright.cpu.product import HEADER
 from cellwright.cpu.walks import products
 
-__all__ = ["ProductList", "all_depths", "one_depth"]
-
-
-@lru_cache(maxsize=1024)
-def all_depths(count: int) -> "array[int]":
-    """Return the table of a product over the first ``count`` depths."""
-    return depth_table([(0, 0, count)])
-
-
-@lru_cache(maxsize=64)
-def one_depth(count: int) -> "array[int]":
-    """Return the table of a product of the first depth of A and each of ``count`` of B: a sum."""
-    return depth_table([(0, k, 1) for k in range(count)])
+__all__ = ["ProductList"]
 
 
 class ProductList:
