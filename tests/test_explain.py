@@ -62,12 +62,20 @@ def test_operations_and_bytes_follow_from_the_sizes():
     assert first.bytes == 2 * 7 * 4 * 4 * 5 * (3 + 5)
 
 
-def test_a_single_step_reads_the_weights_as_they_lie():
-    module, given = nn.GRU(3, 5), torch.zeros(1, 1, 3)
-    assert "as they lie" in only(module, given).weights
-    assert "packed" in only(module, torch.zeros(2, 1, 3)).weights
-    with torch.no_grad():
-        assert "as they lie" in only(module, given).weights
+@pytest.mark.parametrize(("units", "most"), [(5, 3), (700, 6)])
+def test_few_rows_read_the_weights_as_they_lie(units, most):
+    module = nn.GRU(3, units)
+    assert "as they lie" in only(module, torch.zeros(1, most, 3)).weights
+    assert "as they lie" in only(module, torch.zeros(most, 1, 3)).weights
+    assert "packed" in only(module, torch.zeros(1, most + 1, 3)).weights
+
+
+def test_packed_sequences_of_equal_lengths_are_a_dense_batch():
+    module, x = nn.LSTM(2000, 32), torch.randn(9, 2, 2000)
+    given = torch.nn.utils.rnn.pack_padded_sequence(x, [9, 9])
+    assert only(module, given) == only(module, x)
+    uneven = torch.nn.utils.rnn.pack_padded_sequence(x, [9, 8])
+    assert only(module, uneven).input != only(module, x).input
 
 
 def test_other_modules_are_refused():

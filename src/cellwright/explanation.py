@@ -15,6 +15,7 @@ from cellwright.cpu.target import Target, host
 from cellwright.cpu.walks import Layout
 from cellwright.errors import CompileError
 from cellwright.nn import Recurrent
+from cellwright.nn.recurrent import is_dense
 from cellwright.nn.sequence import SequenceModel
 
 __all__ = ["Explanation", "LayerExplanation", "explain"]
@@ -82,9 +83,6 @@ class Explanation:
 def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanation:  # noqa: A002
     """Tell which kernel, tile, threads and floor a call ``module(input)`` gets. Runs nothing.
 
-    It depends on whether gradients are asked for: call it within ``torch.no_grad()`` where the
-    module will be called so.
-
     The floor is the larger of two times: the operations at the measured rate of this machine's
     matrix product, and the weights read at its measured bandwidth, times the number of steps.
 
@@ -124,7 +122,10 @@ def _sequence(recurrent: Recurrent, given: Tensor | PackedSequence) -> tuple[Ten
     """Return the input as layers see it, and its layout."""
     if isinstance(given, PackedSequence):
         sizes = given.batch_sizes.tolist()
-        return given.data, Layout(len(sizes), sizes[0], sizes)
+        if not is_dense(sizes, given.data):
+            return given.data, Layout(len(sizes), sizes[0], sizes)
+        x = given.data.unflatten(0, (len(sizes), sizes[0]))
+        return x, Layout(len(sizes), sizes[0], None)
     x = given.unsqueeze(1) if given.dim() == 2 else given
     if recurrent.batch_first and given.dim() == 3:
         x = x.transpose(0, 1)
@@ -148,7 +149,7 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
     share = share_of(plan, layout)
     threads = share.threads
     directions = len(weights)
-    raw = reads_raw(layout)
+    raw = reads_raw(plan, layout)
     ahead = not raw and projects_first(plan, layout)
     operations = 2 * layout.rows * plan.work * directions
     once = plan.input_work if ahead else 0

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import types
 
 import pytest
 import torch
@@ -98,6 +99,38 @@ def test_copies(name):
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert torch.equal(twin(x)[0], expected)
         assert twin.cell == module.cell
+
+
+def called(name):
+    """Return a cell whose second state has this name."""
+
+    def step(x, h, second):
+        r = cw.sigmoid(x.r + h.r)
+        new = 0.5 * second + cw.tanh(x.g + (r * second).g)
+        return cw.sigmoid(x.o + second.o) * cw.tanh(new), new
+
+    code = step.__code__
+    names = tuple(name if n == "second" else n for n in code.co_varnames)
+    return cw.cell(types.FunctionType(code.replace(co_varnames=names), {"cw": cw}, "step"))
+
+
+NAMES = ["a", "gx", "da", "db", "dy", "dx", "dh", "gh", "one", "packed", "e0", "v0", "scratch"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("options", [{}, {"proj_size": 2, "bidirectional": True}], ids=str)
+def test_a_state_may_be_called_as_what_kernels_keep_beside_it(name, options):
+    ours, plain = (nn.Recurrent(called(n), 3, 5, **options) for n in (name, "c"))
+    renamed = {k.replace("_ch_", f"_{name}h_"): v for k, v in plain.state_dict().items()}
+    ours.load_state_dict(renamed)
+    for steps in (4, 1):
+        x = normal(steps, 2, 3, dtype=torch.float32)
+        pairs = []
+        for module in (ours, plain):
+            out, states = module(x)
+            loss = out.square().sum() + states[1].sum()
+            pairs.append([out, *torch.autograd.grad(loss, list(module.parameters()))])
+        assert all(torch.equal(left, right) for left, right in zip(*pairs, strict=True))
 
 
 def test_states_come_back_in_the_form_they_were_given():

@@ -153,7 +153,7 @@ def _interpreted(
 ) -> list[Tensor | None]:
     """Return the interpreter's gradients, which can be differentiated again if grad is enabled."""
     again = torch.is_grad_enabled()
-    warn(call.plan.cell, cause)
+    warn(call.plan.given, cause)
     if functorch_level() is not None:
         return _pulled_back(call, tensors, cotangents)
     if again:
@@ -174,7 +174,7 @@ def _interpret(call: Call, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return the output and the final states as the interpreter computes them."""
     x, states, weights = call.split(tensors)
     sizes, units = call.batch_sizes, call.plan.units
-    out, finals = interpret_layer(call.plan.cell, x, states, weights, sizes, units)
+    out, finals = interpret_layer(call.plan.given, x, states, weights, sizes, units)
     return (out, *finals)
 
 

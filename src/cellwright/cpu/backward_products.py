@@ -204,26 +204,27 @@ class BackwardProducts:
         plan, first = self.plan, self.plan.cell.states[0]
         jobs: list[_Job] = []
         for state, f in self._fed_states():
-            H, da = plan.width(state), _Matrix("da", f.column, 1)
-            target = _Matrix(f"grad.weight.{f.bundle}", f.row * H, H)
+            H = plan.width(state)
             # the first state is the output, with both directions side by side
             values = _Matrix(state, 0, len(self.directions) * H if state == first else H)
-            jobs.append(_Job(da, self.width, values, target, f.width, H, "before"))
+            jobs.append(self._weight_job(f, values, H, "before"))
             if self.given:
                 initial = _Matrix(f"{state}.start", 0, H)
-                jobs.append(_Job(da, self.width, initial, target, f.width, H, "first"))
+                jobs.append(self._weight_job(f, initial, H, "first"))
                 jobs += [] if self.packed and d == 1 else [self._start_job(state, f, d)]
         return jobs
 
     def _expression_jobs(self) -> list[_Job]:
         """The gradients of the weights that projected expressions are multiplied with."""
-        H, jobs = self.plan.units, list[_Job]()
-        for j, e in enumerate(self.plan.step.expressions):
-            for f in self.plan.fed[e]:
-                da, values = _Matrix("da", f.column, 1), _Matrix(f"e{j}", 0, H)
-                target = _Matrix(f"grad.weight.{f.bundle}", f.row * H, H)
-                jobs.append(_Job(da, self.width, values, target, f.width, H, "all"))
-        return jobs
+        H = self.plan.units
+        values = [(_Matrix(f"e{j}", 0, H), e) for j, e in enumerate(self.plan.step.expressions)]
+        return [self._weight_job(f, v, H, "all") for v, e in values for f in self.plan.fed[e]]
+
+    def _weight_job(self, f: Fed, values: _Matrix, columns: int, depths: _Depths) -> _Job:
+        """The gradient of weights that values of each step are multiplied with."""
+        da = _Matrix("da", f.column, 1)
+        target = _Matrix(f"grad.weight.{f.bundle}", f.row * columns, columns)
+        return _Job(da, self.width, values, target, f.width, columns, depths)
 
     def _start_job(self, state: str, f: Fed, d: int) -> _Job:
         """What reaches an initial state through its product with weights."""

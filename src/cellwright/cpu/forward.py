@@ -30,8 +30,9 @@ __all__ = [
     "remember",
 ]
 
-_RAW_BATCH = 2
-"""A single step of up to so many rows reads the weights as they lie: packing would cost more."""
+_RAW_ROWS, _RAW_ROWS_OF_MANY, _MANY_WEIGHTS = 3, 6, 1 << 22
+"""Calls of up to so many rows over all steps read the weights as they lie: packing would cost more.
+The second number is for so many bytes of weights, which no core's own caches hold once packed."""
 _MOST_PREPARED = 1024
 """How many calls a plan remembers; the oldest one goes."""
 
@@ -59,9 +60,10 @@ def check_memory(tensors: Iterable[Tensor]) -> None:
             )
 
 
-def reads_raw(layout: Layout) -> bool:
+def reads_raw(plan: Plan, layout: Layout) -> bool:
     """Whether a call reads its weights as they lie."""
-    return layout.counts is None and layout.steps == 1 and layout.batch <= _RAW_BATCH
+    most = _RAW_ROWS if plan.work * plan.item < _MANY_WEIGHTS else _RAW_ROWS_OF_MANY
+    return layout.counts is None and layout.rows <= most
 
 
 def matrix_fields(plan: Plan, walk: Walk) -> dict[str, Field]:
@@ -106,7 +108,7 @@ class ForwardCall:
         self.packed = layout.counts is not None
         self.directions = range(directions)
         self.width = plan.accumulators
-        self.keep, self.raw = keep, reads_raw(layout)
+        self.keep, self.raw = keep, reads_raw(plan, layout)
         self.share = share_of(plan, layout)
         self.ahead = not self.raw and projects_first(plan, layout)
         made = self._made(rows)
@@ -261,7 +263,7 @@ class ForwardCall:
         if hidden is not None:
             self.walk.spares.put_back(hidden)
         if self.raw:
-            self.turn ^= 1
+            self.turn = (self.turn + layout.steps) % 2
         return made[0], tuple(made[1 : self.kept.start]), made[self.kept]
 
 

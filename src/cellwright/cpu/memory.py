@@ -81,6 +81,8 @@ class Spares:
 
     def take(self, size: int) -> Tensor:
         """Return a block of at least ``size`` elements, which nobody else has."""
+        if size * self._dtype.itemsize > _SPARE_BYTES:
+            return self._new(size)
         try:
             block = self._blocks.pop()
         except IndexError:

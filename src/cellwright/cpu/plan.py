@@ -13,7 +13,7 @@ from cellwright.cpu.target import DTYPES, host
 from cellwright.cpu.team import Team, team
 from cellwright.cpu.walks import Field, Layout, Share, Walk
 from cellwright.graph.accumulate import Step, accumulate
-from cellwright.graph.cell import INPUT, PROJECTION, Cell
+from cellwright.graph.cell import INPUT, PROJECTION, Cell, apart
 from cellwright.graph.expr import Expr
 from cellwright.graph.runs import runs
 from cellwright.graph.schedule import backward, forward
@@ -30,10 +30,10 @@ __all__ = [
 _PROJECTED_BATCH = 2
 """Up to so many rows at a step, the input is projected ahead of the walk."""
 _OWN_CACHE = 1 << 20
-"""Bytes of weights that a core's own cache does not hold for the next step: with rows that fill no
-tile, or few of them and so large an input, it is too."""
+"""Bytes of weights that a core's own cache does not hold from step to step: all of them where the
+rows fill no tile, the input's alone where they do."""
 _SOME_ROWS = 16
-"""Few rows in that sense."""
+"""Up to so many rows, the input may be projected ahead for the sake of such weights."""
 _PROJECTED_WEIGHTS = 1 << 24
 """Bytes of weights from which it is with any number of rows: no cache holds them for a step."""
 _TEAM_WORK = 200_000
@@ -62,13 +62,13 @@ class Plan:
     """What a layer's call needs to know besides its tensors.
 
     Attributes:
-        cell: the cell, its first state projected where the layer has a projection.
+        given: the cell, its first state projected where the layer has a projection.
         inputs, units, outputs: H_in, the units of a gate, H_out.
         dtype: a key of ``target.DTYPES``.
         bias: whether projections have biases.
     """
 
-    cell: Cell
+    given: Cell
     inputs: int
     units: int
     outputs: int
@@ -79,6 +79,11 @@ class Plan:
         # made before another thread can see the plan: structs keep addresses of these
         for name in ("zeros", "dump", "one", "prepared"):
             getattr(self, name)
+
+    @cached_property
+    def cell(self) -> Cell:
+        """The cell under names of states that no buffer of a walk has."""
+        return apart(self.given)
 
     @cached_property
     def step(self) -> Step:
@@ -261,16 +266,19 @@ def share_of(plan: Plan, layout: Layout) -> Share:
 def projects_first(plan: Plan, layout: Layout) -> bool:
     """Whether the whole input is multiplied by its weights ahead of the walk.
 
-    With few rows a step reads all weights for little work, and one large product reads the
-    input's only once. With more rows the tiles do the same work without the detour over memory.
+    With few rows a step reads all weights for little work, and a large product of several steps at
+    once, for one row after the other, reads the input's less often. Where it does not, or where
+    a core's own cache holds the weights, the tiles do the same work without the detour over memory.
     """
     if layout.counts is not None or layout.steps <= 2:
         return False
-    rows, weights, inputs = layout.batch, plan.work * plan.item, plan.input_work * plan.item
+    rows, tile = layout.batch, host().rows
+    weights, inputs = plan.work * plan.item, plan.input_work * plan.item
+    less = rows * -(-layout.steps // tile) < layout.steps * -(-rows // tile)
+    large = inputs > _OWN_CACHE if tile <= rows <= _SOME_ROWS else weights >= _OWN_CACHE
     worth = (
         rows <= _PROJECTED_BATCH
-        or (rows < host().rows and weights >= _OWN_CACHE)
-        or (rows <= _SOME_ROWS and inputs > _OWN_CACHE)
+        or (rows <= _SOME_ROWS and less and large)
         or weights >= _PROJECTED_WEIGHTS
     )
     return worth and 0 < layout.rows * plan.products_first <= _PROJECTED_BYTES

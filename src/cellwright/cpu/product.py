@@ -172,9 +172,9 @@ class _Product:
         self.row_memory = s.at(memory, _SIDES[0])
         self.sums = s.at(memory, sum(_SIDES))
         b, groups = s.builder, s.field(fields[-1], 0)
-        beside = b.icmp_signed("==", fields[1], s.index(1))
-        self.turned = b.and_(beside, s.less(1, groups))
-        self.crosswise = b.or_(self.turned, beside)
+        # whether lines of the narrow side lie side by side, as those of B always do
+        self.crosswise = b.icmp_signed("==", fields[1], s.index(1))
+        self.turned = b.and_(self.crosswise, s.less(1, groups))
         # several groups that are added to C one by one would each round to its size
         once = b.or_(s.less(groups, 2), s.less(fields[9], 1))
         self.direct = b.and_(once, b.not_(self.turned))

@@ -62,7 +62,7 @@ class Step:
 
     @property
     def narrow(self) -> bool:
-        """Whether the first state is projected: by the last accumulator, in a stage of its own."""
+        """Whether the first state is projected: by the last accumulator, alone in its stage."""
         return any(a.narrow for a in self.accumulators)
 
     @property

@@ -9,7 +9,16 @@ from typing import cast
 from cellwright.graph.expr import Expr, leaf, node, topological
 from cellwright.graph.ops import ELEMENTWISE
 
-__all__ = ["ARITHMETIC", "INPUT", "PROJECTION", "Cell", "bundle_of", "projected", "projection"]
+__all__ = [
+    "ARITHMETIC",
+    "INPUT",
+    "PROJECTION",
+    "Cell",
+    "apart",
+    "bundle_of",
+    "projected",
+    "projection",
+]
 
 INPUT = "x"
 """The bundle name of the projections of the input, whatever the function calls its argument."""
@@ -113,4 +122,28 @@ def projected(cell: Cell) -> Cell:
         updates=(narrow, *others),
         gates=(*cell.gates, PROJECTION),
         bundles={**cell.bundles, PROJECTION: (PROJECTION,)},
+    )
+
+
+@lru_cache(maxsize=256)
+def apart(cell: Cell) -> Cell:
+    """Return the cell with names of states that nothing else has: ``.c`` for ``c``.
+
+    A user may call a state as a schedule calls what it keeps beside the states.
+    """
+    names = {state: f".{state}" for state in cell.states}
+    done: dict[Expr, Expr] = {}
+    for e in topological(cell.updates):
+        value = e.value
+        if e.op == "state":
+            value = names[str(value)]
+        elif e.op == "project":
+            bundle, gate = projection(e)
+            value = names.get(bundle, bundle), gate
+        done[e] = node(e.op, tuple(done[arg] for arg in e.args), value)
+    return replace(
+        cell,
+        states=tuple(names.values()),
+        updates=tuple(done[update] for update in cell.updates),
+        bundles={names.get(bundle, bundle): gates for bundle, gates in cell.bundles.items()},
     )

@@ -19,7 +19,7 @@ from cellwright.graph.interpret import Weights
 from cellwright.nn import checks
 from cellwright.nn.layout import Names, name_parameters, shapes
 
-__all__ = ["Recurrent", "States"]
+__all__ = ["Recurrent", "States", "is_dense"]
 
 States = Tensor | tuple[Tensor, ...]
 """One tensor for a cell with one state, else a tuple in the order of the cell's states."""
@@ -266,8 +266,7 @@ class Recurrent(Module):
             states = self._checked(hx, x, (sizes[0],), packed=True)
             if sorted_indices is not None:
                 states = [state.index_select(1, sorted_indices) for state in states]
-        if sizes and sizes.count(sizes[0]) == len(sizes) and len(sizes) * sizes[0] == len(x):
-            # equal lengths: a dense batch by another name
+        if is_dense(sizes, x):
             output, finals = self._run(x.unflatten(0, (len(sizes), sizes[0])), states, None)
             output = output.flatten(0, 1)
         else:
@@ -379,3 +378,13 @@ class Recurrent(Module):
             return default
         weight: Tensor = getattr(self, self._first_name)
         return weight
+
+
+def is_dense(batch_sizes: list[int], data: Tensor) -> bool:
+    """Whether packed sequences are of equal lengths: a dense batch by another name."""
+    steps = len(batch_sizes)
+    return (
+        steps > 0
+        and batch_sizes.count(batch_sizes[0]) == steps
+        and (steps * batch_sizes[0] == len(data))
+    )
