@@ -51,27 +51,57 @@ def emit_pack(s: Simd, transposed: bool) -> None:
     s.finish()
 
 
+_QUARTER = 16
+"""Bytes within which processors interleave vectors in one instruction; across them, they pick whole
+pieces of so many bytes."""
+
+
 def _transpose(s: Simd, vectors: Sequence[Value]) -> list[Value]:
     """Return the transpose of a square of vectors."""
-    current = list(vectors)
-    distance = s.lanes // 2
-    kind = ir.VectorType(ir.IntType(32), s.lanes)
-    while distance:
-        following = list(current)
-        low = [
-            lane if not lane & distance else s.lanes + (lane ^ distance) for lane in range(s.lanes)
+    n = _QUARTER // s.scalar_bytes
+    pieces = [_interleave(s, vectors[g : g + n], 1) for g in range(0, s.lanes, n)]
+    columns = [_gather(s, [piece[j] for piece in pieces]) for j in range(n)]
+    return [columns[j][k] for k in range(s.lanes // n) for j in range(n)]
+
+
+def _interleave(s: Simd, vectors: Sequence[Value], unit: int) -> list[Value]:
+    """Transpose each piece of 16 bytes of vectors: by pairs, ``unit`` elements in turn."""
+    if len(vectors) == 1:
+        return list(vectors)
+    n, halves = _QUARTER // s.scalar_bytes, []
+    for half in (0, n // 2):
+        order = [
+            side + base + half + k * unit + e
+            for base in range(0, s.lanes, n)
+            for k in range(n // 2 // unit)
+            for side in (0, s.lanes)
+            for e in range(unit)
         ]
-        high = [
-            (lane | distance) if not lane & distance else s.lanes + lane for lane in range(s.lanes)
+        halves.append(_by_pairs(s, vectors, order))
+    return [column for half in halves for column in _interleave(s, half, 2 * unit)]
+
+
+def _gather(s: Simd, vectors: Sequence[Value]) -> list[Value]:
+    """Return the vectors of all first pieces of 16 bytes, of all second ones, and so on."""
+    if len(vectors) == 1:
+        return list(vectors)
+    n, found = _QUARTER // s.scalar_bytes, []
+    for odd in (0, n):
+        order = [
+            side + base + e
+            for side in (0, s.lanes)
+            for base in range(odd, s.lanes, 2 * n)
+            for e in range(n)
         ]
-        for i in range(s.lanes):
-            if not i & distance:
-                a, b = current[i], current[i | distance]
-                following[i] = s.builder.shuffle_vector(a, b, ir.Constant(kind, low))
-                following[i | distance] = s.builder.shuffle_vector(a, b, ir.Constant(kind, high))
-        current = following
-        distance //= 2
-    return current
+        found.append(_gather(s, _by_pairs(s, vectors, order)))
+    return [column for pair in zip(*found, strict=True) for column in pair]
+
+
+def _by_pairs(s: Simd, vectors: Sequence[Value], order: Sequence[int]) -> list[Value]:
+    """Return a shuffle of each two successive vectors."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), s.lanes), list(order))
+    pairs = zip(vectors[::2], vectors[1::2], strict=True)
+    return [s.builder.shuffle_vector(x, y, mask) for x, y in pairs]
 
 
 def emit_transpose(s: Simd) -> None:
