@@ -35,7 +35,9 @@ def test_sizes_of_written_cells(cell, hidden):
     compare(make(cell, hidden, **FORMS["packed, both ways"]))
 
 
-@pytest.mark.parametrize(("cell", "hidden", "inputs"), [(lstm, 40, 100), (gru, 100, 40)])
+@pytest.mark.parametrize(
+    ("cell", "hidden", "inputs"), [(lstm, 40, 100), (gru, 100, 40), (lstm, 300, 7)]
+)
 def test_sizes_of_several_blocks(cell, hidden, inputs):
     compare(make(cell, hidden, inputs, batch=7, steps=5, directions=2))
     compare(make(cell, hidden, inputs, **FORMS["one row"]))

@@ -45,9 +45,9 @@ def test_fences(name, form, dtype, fences):
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "peephole", "two_stages"])
-@pytest.mark.parametrize("hidden", [1, 65])
+@pytest.mark.parametrize("hidden", [1, 20, 40, 65])  # blocks of one to four vectors
 def test_fences_of_other_sizes(name, hidden, fences):
-    for form in ("two rows, both ways", "packed, both ways", "one step of one row"):
+    for form in ("one row", "two rows, both ways", "packed, both ways", "one step of one row"):
         fenced_compare(make(CELLS[name], hidden, **FORMS[form]), fences)
 
 

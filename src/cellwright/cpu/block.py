@@ -13,8 +13,8 @@ __all__ = ["Block"]
 
 
 _TOGETHER = 1 << 14
-"""Bytes of weights up to which the tiles of a product take turns with the same rows. With more,
-rows take turns with the same tile, whose weights are then still in the cache."""
+"""Bytes of weights up to which the tiles of a product take turns with the same rows, as they always
+do with few rows. Else rows take turns with the same tile, whose weights are still in the cache."""
 
 
 class Block:
@@ -83,16 +83,22 @@ class Block:
 
             def rows(first: Value, p: Product = p, weights: Value = weights) -> None:
                 size = p.depth * self.width
-                if p.count * size * s.scalar_bytes <= _TOGETHER:
+
+                def together() -> None:
                     self._groups(p, p.count, weights, p.tile, row, count, first)
-                    return
 
                 def tile(j: Value, _: list[Value]) -> None:
-                    j = s.builder.select(frame.downwards, s.sub(p.count - 1, j), j)
                     own = s.at(weights, s.mul(j, size))
                     self._groups(p, 1, own, s.add(j, p.tile), row, count, first)
 
-                s.loop(0, p.count, 1, tile)
+                if p.count == 1 or p.count * size * s.scalar_bytes <= _TOGETHER:
+                    together()
+                    return
+                with s.builder.if_else(frame.few) as (few, many):
+                    with few:
+                        together()
+                    with many:
+                        s.loop(0, p.count, 1, tile)
 
             self._part(part, rows)
 
@@ -108,13 +114,18 @@ class Block:
     ) -> None:
         """Multiply all rows of a chunk, a tile's worth at a time, for ``tiles`` tiles."""
         s, frame = self.s, self.frame
+        end = s.builder.select(frame.downwards, s.index(p.depth - 1), s.index(0))
 
         def group(i: Value, size: Value) -> None:
             top = s.add(row, i)
-            put_rows(s, frame.row_table, size, lambda j: frame.vector(p.source, s.add(top, j)))
-            product = (weights, p.depth, tiles)
-            results = self._place(i, tile)
-            frame.tile_call(self.vectors, results, self.row_size, product, first, size, (i, count))
+
+            def vector(j: Value) -> Value:
+                return s.at(frame.vector(p.source, s.add(top, j)), end)
+
+            put_rows(s, frame.row_table, size, vector)
+            product, share = (weights, p.depth, tiles), (i, count)
+            place = self._place(i, tile), self.row_size
+            frame.tile_call(self.vectors, *place, product, first, size, share)
 
         groups(s, count, group)
 

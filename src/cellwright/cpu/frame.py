@@ -165,6 +165,7 @@ class Frame:
         self.spaces = {b.name: b for b in program.buffers}
         self.places: dict[str, Place] = {}
         self.end: Value = None  # one past this thread's last row at the present step
+        self.few: Value = None  # whether there are so few rows that steps wait for their weights
         self.downwards: Value = None  # whether the present step goes through its weights backwards
         tiles = max(1, *(levels(stage).slots for stage in program.stages))
         per_row = tiles * self.block * s.scalar_bytes
@@ -297,13 +298,21 @@ class Frame:
             size: how many rows.
             share: (i, n): these are the rows from i on of n that use these weights. While they
                 do, that share of the weights that follow is prefetched.
+
+        Where ``downwards`` was set and holds, the row table has the rows' last depths, and depths
+        are gone through from the last to the first.
         """
         s, width = self.s, vectors * self.s.lanes
         index = s.add(size, (vectors - 1) * s.target.rows - 1)
         function = s.field(self.table, index, POINTER)
         weights, depth, count = product
-        args = [results, s.index(stride), self.row_table, s.index(1), weights]
-        args += [s.index(n) for n in (width, depth * width, depth, count)]
+        along, pitch, start = s.index(1), s.index(width), weights
+        if self.downwards is not None:
+            turned = s.at(weights, (depth - 1) * width)
+            pairs = (s.index(-1), along), (s.index(-width), pitch), (turned, start)
+            along, pitch, start = (s.builder.select(self.downwards, a, b) for a, b in pairs)
+        args = [results, s.index(stride), self.row_table, along, start, pitch]
+        args += [s.index(n) for n in (depth * width, depth, count)]
         done, rows = share
         whole = depth * count * width
         passed = s.builder.sdiv(s.mul(done, whole), s.index(rows))

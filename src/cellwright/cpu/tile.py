@@ -6,12 +6,16 @@ pick them up. All matrices here are addressed in elements.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import llvmlite.ir as ir
 
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
 __all__ = ["DOT", "TILE", "emit_dot", "emit_tile", "groups", "put_rows"]
+
+_FEW_ROWS = 2
+"""Up to so many rows, a tile alone has too few sums; several are taken side by side."""
 
 TILE = (POINTER, I64, POINTER, I64, POINTER, I64, I64, I64, I64, I64, POINTER, I64)
 """Arguments of a tile: results, row stride of the results; pointers to the rows, the distance
@@ -27,49 +31,72 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
     """C[r, u] (+)= Σ_k A[r, k] W[k, u] for `count` tiles that share the rows A."""
     c, stride, row_table, along, weights, *more = s.function.args
     pitch, jump, depth, count, first, coming, pace = more
-    width = vectors * s.lanes
     pointers = [s.field(row_table, r, POINTER) for r in range(rows)]
-    # two fused multiply-adds a cycle, four cycles each: fewer than 8 accumulators would wait
-    sets = max(1, -(-8 // (rows * vectors)))
-    whole = s.mul(s.builder.sdiv(depth, s.index(sets)), sets)
 
-    def tile(t: Value, _: list[Value]) -> None:
-        w = s.at(weights, s.mul(t, jump))
+    def tiles(t: Value, together: int) -> None:
+        firsts = [s.at(weights, s.mul(s.add(t, j), jump)) for j in range(together)]
         soon = s.at(coming, s.mul(s.mul(t, depth), pace))
-        out = s.at(c, s.mul(t, width))
+        out = s.at(c, s.mul(t, vectors * s.lanes))
 
         def step(k: Value, sums: list[Value]) -> list[Value]:
-            line = s.at(w, s.mul(k, pitch))
-            if rows > 2:  # fewer rows only wait for memory as it is
+            if rows > _FEW_ROWS:  # fewer rows only wait for memory as it is
                 s.prefetch(soon, s.mul(k, pace))
-            columns = [s.load(line, v * s.lanes) for v in range(vectors)]
+            lines = [s.at(w, s.mul(k, pitch)) for w in firsts]
+            columns = [s.load(line, v * s.lanes) for line in lines for v in range(vectors)]
             at = s.mul(k, along)
             for r in range(rows):
                 a = s.splat(pointers[r], at)
-                for v in range(vectors):
-                    sums[r * vectors + v] = s.fma(columns[v], a, sums[r * vectors + v])
+                for v, column in enumerate(columns):
+                    place = r * len(columns) + v
+                    sums[place] = s.fma(column, a, sums[place])
             return sums
 
-        def steps(k: Value, carried: list[Value]) -> list[Value]:
-            n = rows * vectors
-            parts = [list(carried[j * n : (j + 1) * n]) for j in range(sets)]
-            for j in range(sets):
-                parts[j] = step(s.add(k, j), parts[j])
-            return [value for part in parts for value in part]
-
-        sums = s.loop(0, whole, sets, steps, [s.constant(0.0)] * (rows * vectors * sets))
-        merged = _merge(s, sums, sets)
-        if sets > 1:
-            merged = s.loop(whole, depth, 1, lambda k, carried: step(k, list(carried)), merged)
+        width = together * vectors
+        sums = _sum_depths(s, depth, rows * width, step)
         places = [
             s.at(out, s.add(s.mul(stride, r), v * s.lanes))
             for r in range(rows)
-            for v in range(vectors)
+            for v in range(width)
         ]
-        _accumulate(s, merged, places, first)
+        _accumulate(s, sums, places, first)
 
-    s.loop(0, count, 1, tile)
+    def each(t: Value, _: list[Value], together: int) -> None:
+        tiles(t, together)
+
+    done, beside = s.index(0), 1
+    # one load of A for several tiles, and sums enough that none waits: a power of two of them
+    while rows <= _FEW_ROWS and 2 * beside * rows * vectors <= s.target.registers // 2:
+        beside *= 2
+    alone = s.builder.icmp_signed("==", count, s.index(1))
+    with s.builder.if_else(alone) as (then, otherwise):
+        with then:
+            tiles(s.index(0), 1)
+        with otherwise:
+            while beside:
+                whole = s.mul(s.builder.lshr(count, s.index(beside.bit_length() - 1)), beside)
+                s.loop(done, whole, beside, partial(each, together=beside))
+                done, beside = whole, beside // 2
     s.finish()
+
+
+def _sum_depths(
+    s: Simd, depth: Value, size: int, step: Callable[[Value, list[Value]], list[Value]]
+) -> list[Value]:
+    """Return ``size`` sums over all depths, to which ``step`` adds those of one."""
+    # two fused multiply-adds a cycle, four cycles each: fewer than 8 accumulators would wait
+    sets = max(1, -(-8 // size))
+    whole = s.mul(s.builder.sdiv(depth, s.index(sets)), sets)
+
+    def steps(k: Value, carried: list[Value]) -> list[Value]:
+        parts = [list(carried[j * size : (j + 1) * size]) for j in range(sets)]
+        for j in range(sets):
+            parts[j] = step(s.add(k, j), parts[j])
+        return [value for part in parts for value in part]
+
+    merged = _merge(s, s.loop(0, whole, sets, steps, [s.constant(0.0)] * (size * sets)), sets)
+    if sets > 1:
+        merged = s.loop(whole, depth, 1, lambda k, carried: step(k, list(carried)), merged)
+    return merged
 
 
 def groups(s: Simd, count: Value, body: Callable[[Value, Value], None]) -> None:

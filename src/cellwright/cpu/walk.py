@@ -54,7 +54,8 @@ class _Walk:
         }
         frame.end = s.min(frame.places["now"].rows, frame.high)
         odd = s.builder.trunc(s.add(i, frame.turn), ir.IntType(1))
-        frame.downwards = s.builder.and_(odd, s.less(frame.batch, _FEW_ROWS + 1))
+        frame.few = s.less(frame.batch, _FEW_ROWS + 1)
+        frame.downwards = s.builder.and_(odd, frame.few)
         offset = 0
         for stage, depth in zip(self.program.stages, depths(self.program), strict=True):
             self._stage(stage, offset)
