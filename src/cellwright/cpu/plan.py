@@ -36,10 +36,11 @@ _SOME_ROWS = 16
 """Up to so many rows, the input may be projected ahead for the sake of such weights."""
 _PROJECTED_WEIGHTS = 1 << 24
 """Bytes of weights from which it is with any number of rows: no cache holds them for a step."""
-_TEAM_WORK = 200_000
-"""Multiply-adds from which a call is shared out over the team."""
-_FEW_ROWS = 8
-"""Up to so many rows, threads may share the units of a step instead of its rows."""
+_TEAM_WORK, _READING = 500_000, 5
+"""Multiply-adds from which a call is shared out over the team. Reading a weight in a step takes as
+long as so many of them."""
+_FEW_ROWS, _FEW_STEPS = 8, 4
+"""Up to so many rows or steps, threads may share the units of a step instead of its rows."""
 _MANY_WEIGHTS = 1 << 18
 """Bytes of weights from which a step takes longer than waiting for the other threads."""
 _UNITS_FROM = 6 << 20
@@ -249,15 +250,17 @@ def share_of(plan: Plan, layout: Layout) -> Share:
     """Return how a call is shared out.
 
     Rows are independent, so sharing them costs nothing. Where a step waits for its weights, since
-    its rows are few or no cache holds them, threads take a share of the units each, read that
-    share of the weights alone, and wait for each other at every step.
+    its rows are few or no cache holds them, or where packing them takes long for few steps, threads
+    take a share of the units each, read that share of the weights alone, and wait for each other at
+    every step.
     """
     threads = Team.threads()
-    if threads == 1 or layout.rows * plan.work < _TEAM_WORK:
+    if threads == 1 or plan.work * max(layout.rows, _READING * layout.steps) < _TEAM_WORK:
         return _ALONE
     blocks = plan.units // host().block(plan.dtype)
     weights = plan.work * plan.item
-    many = weights >= (_MANY_WEIGHTS if layout.batch <= _FEW_ROWS else _UNITS_FROM)
+    few = layout.batch <= _FEW_ROWS or layout.steps <= _FEW_STEPS
+    many = weights >= (_MANY_WEIGHTS if few else _UNITS_FROM)
     if many and layout.counts is None and blocks > 1 and team(host()).at_once:
         return Share(min(threads, blocks), by_units=True)
     return _ALONE if layout.batch == 1 else Share(min(threads, layout.batch), by_units=False)

@@ -63,19 +63,20 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
     def each(t: Value, _: list[Value], together: int) -> None:
         tiles(t, together)
 
-    done, beside = s.index(0), 1
-    # one load of A for several tiles, and sums enough that none waits: a power of two of them
-    while rows <= _FEW_ROWS and 2 * beside * rows * vectors <= s.target.registers // 2:
-        beside *= 2
-    alone = s.builder.icmp_signed("==", count, s.index(1))
-    with s.builder.if_else(alone) as (then, otherwise):
-        with then:
-            tiles(s.index(0), 1)
-        with otherwise:
-            while beside:
-                whole = s.mul(s.builder.lshr(count, s.index(beside.bit_length() - 1)), beside)
-                s.loop(done, whole, beside, partial(each, together=beside))
-                done, beside = whole, beside // 2
+    # one load of A for several tiles, and sums enough that none waits
+    some = [
+        n for n in (4, 2) if rows <= _FEW_ROWS and n * rows * vectors <= s.target.registers // 2
+    ]
+    done = s.index(0)
+    with s.builder.if_then(s.less(1, count)):
+        start = s.index(0)
+        for together in some:
+            stop = s.builder.and_(count, s.index(-together))
+            s.loop(start, stop, together, partial(each, together=together))
+            start = stop
+    if some:
+        done = s.builder.and_(count, s.index(-some[-1]))
+    s.loop(done, count, 1, partial(each, together=1))
     s.finish()
 
 
