@@ -66,7 +66,7 @@ class Call(NamedTuple):
 
 
 def without_gaps(rows: Rows, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return x in the order of its rows, and the other tensors, without gaps, as kernels read."""
+    """Return a sequence in the order of its rows, and other tensors, all of them without gaps."""
     x, *others = tensors
     x = x if rows.in_order(x) else rows.put_in_order(x)
     return [x, *(t if t.is_contiguous() else t.contiguous() for t in others)]
@@ -95,8 +95,8 @@ def differentiate(
     _check_saved(call, saved)
     if not ready(call, saved):
         count = call.arity
-        out, kept = without_gaps(call.rows, saved[count : count + 1]), saved[count + 1 :]
-        saved = [*without_gaps(call.rows, saved[:count]), *out, *(t.contiguous() for t in kept)]
+        parts = saved[:count], saved[count:]
+        saved = [t for part in parts for t in without_gaps(call.rows, part)]
     return gradients(call, saved, cotangents, needs[0])
 
 

@@ -53,7 +53,7 @@ def plan_for(cell: Cell, x: Tensor, weights: Sequence[Weights], hidden_size: int
     A kernel reads memory by address, so nothing that does not fit may ever reach it.
     """
     dtype, first = x.dtype, weights[0]
-    outputs = first.tensors[-1].shape[0] if first.form.projects else hidden_size
+    outputs = first.output_size(hidden_size)
     biased = bool(first.form.biases)
     plan = plan_of(cell, x.shape[-1], hidden_size, outputs, DTYPE_NAMES[dtype], biased)
     shapes = plan.shapes

@@ -8,19 +8,16 @@ call, what does not change from call to call is prepared, and only addresses are
 
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, contiguous_format
 
 from cellwright.cpu.backward_products import BackwardProducts, Fill, Places, fill_in
-from cellwright.cpu.forward import check_memory, kind, matrix_fields, remember
+from cellwright.cpu.forward import check_memory, matrix_fields, remember, shared_kind
 from cellwright.cpu.frame import LAYOUT, PACKED, SUM_ROWS
 from cellwright.cpu.memory import Blanks, contiguous
 from cellwright.cpu.plan import Plan, Rows, field, share_of
-from cellwright.cpu.walks import Layout
-
-if TYPE_CHECKING:
-    from cellwright.cpu.walks import Field
+from cellwright.cpu.walks import Field, Layout
 
 __all__ = ["BackwardCall", "backward_call"]
 
@@ -237,7 +234,7 @@ def backward_call(
     plan: Plan, rows: Rows, directions: int, given: bool, want_x: bool
 ) -> BackwardCall:
     """Return the prepared call."""
-    key = (*kind(plan, rows), directions, given, want_x)
+    key = (*shared_kind(plan, rows), directions, given, want_x)
     found: BackwardCall | None = plan.prepared.get(key)
     if found is None:
         found = BackwardCall(plan, rows, directions, given, want_x)

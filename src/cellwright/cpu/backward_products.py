@@ -176,18 +176,13 @@ class BackwardProducts:
 
     def _input_jobs(self) -> list[_Job]:
         """The gradients of the input and of its weights."""
-        plan, I, width = self.plan, self.plan.inputs, self.width  # noqa: E741
+        plan, I = self.plan, self.plan.inputs  # noqa: E741
         fed = plan.fed.get(leaf("input"), [])
         x, dx = _Matrix("x", 0, I), _Matrix("dx", 0, I)
         jobs: list[_Job] = []
-        for f in fed:
-            da, target = (
-                _Matrix("da", f.column, 1),
-                _Matrix(f"grad.weight.{f.bundle}", f.row * I, I),
-            )
-            jobs.append(_Job(da, width, x, target, f.width, I, "all"))
+        jobs += [self._weight_job(f, x, I, "all") for f in fed]
         for f in fed if self.want_x else ():
-            da = _Matrix("da", f.column, width)
+            da = _Matrix("da", f.column, self.width)
             jobs.append(_Job(da, 1, self._weights(f, I), dx, None, I, _all_depths(f.width)))
         if self.want_x and not fed and not plan.reads_input:
             one = _Matrix("one", 0, 0)
@@ -242,7 +237,7 @@ class BackwardProducts:
         plan, H, one = self.plan, self.plan.units, _Matrix("one", 0, 0)
         depths = _one_depth(SUM_ROWS * self.threads)
         jobs: list[_Job] = []
-        for bundle, slices in plan.bias_slices.items() if plan.bias else ():
+        for bundle, slices in plan.bias_slices.items():
             row = 0
             for columns in slices:
                 count = columns.stop - columns.start

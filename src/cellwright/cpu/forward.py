@@ -23,14 +23,14 @@ __all__ = [
     "ForwardCall",
     "check_memory",
     "forward_call",
-    "kind",
     "matrix_fields",
     "no_gaps",
     "reads_raw",
     "remember",
+    "shared_kind",
 ]
 
-_RAW_ROWS, _RAW_ROWS_OF_MANY, _MANY_WEIGHTS = 3, 6, 1 << 22
+_RAW_ROWS, _RAW_ROWS_OF_MANY, _UNCACHED_WEIGHTS = 3, 6, 1 << 22
 """Calls of up to so many rows over all steps read the weights as they lie: packing would cost more.
 The second number is for so many bytes of weights, which no core's own caches hold once packed."""
 _MOST_PREPARED = 1024
@@ -62,7 +62,7 @@ def check_memory(tensors: Iterable[Tensor]) -> None:
 
 def reads_raw(plan: Plan, layout: Layout) -> bool:
     """Whether a call reads its weights as they lie."""
-    most = _RAW_ROWS if plan.work * plan.item < _MANY_WEIGHTS else _RAW_ROWS_OF_MANY
+    most = _RAW_ROWS if plan.work * plan.item < _UNCACHED_WEIGHTS else _RAW_ROWS_OF_MANY
     return layout.counts is None and layout.rows <= most
 
 
@@ -239,8 +239,7 @@ class ForwardCall:
             stated: whether there are initial states.
             rows: the call's rows.
         """
-        layout, threads = rows.layout, self.share.threads
-        blanks = self.blanks
+        layout, blanks = rows.layout, self.blanks
         if self.packed:
             blanks = Blanks(self.plan.dtype, *(one.form for one in self._made(rows)))
         made = blanks()
@@ -256,7 +255,7 @@ class ForwardCall:
         for d, (form, arrange, fixed) in enumerate(ways):
             struct = form[:]
             if self.packed:
-                struct[:LAYOUT] = array("q", layout.fields(d == 1, threads))
+                struct[:LAYOUT] = array("q", layout.fields(d == 1, self.share.threads))
             struct[PACKED : self.end] = array("q", arrange(addresses + fixed))
             struct[TURN] = self.turn
             self.walk.run(struct, self.share)
@@ -274,7 +273,7 @@ def remember(plan: Plan, key: tuple[object, ...], prepared: object) -> None:
     plan.prepared[key] = prepared
 
 
-def kind(plan: Plan, rows: Rows) -> tuple[object, ...]:
+def shared_kind(plan: Plan, rows: Rows) -> tuple[object, ...]:
     """Return what calls have in common that may share what is prepared."""
     layout = rows.layout
     if layout.counts is not None:
@@ -284,7 +283,7 @@ def kind(plan: Plan, rows: Rows) -> tuple[object, ...]:
 
 def forward_call(plan: Plan, rows: Rows, directions: int, keep: bool) -> ForwardCall:
     """Return the prepared call."""
-    key = (*kind(plan, rows), directions, keep)
+    key = (*shared_kind(plan, rows), directions, keep)
     found: ForwardCall | None = plan.prepared.get(key)
     if found is None:
         found = ForwardCall(plan, rows, directions, keep)

@@ -15,7 +15,6 @@ __all__ = [
     "Spares",
     "Strided",
     "contiguous",
-    "in_huge_pages",
     "lacks_memory",
     "spares",
 ]
@@ -62,7 +61,7 @@ class Blanks:
         made = [*starmap(_empty, self._forms)]
         if self._large:
             for t in made:
-                in_huge_pages(t)
+                _in_huge_pages(t)
         return made
 
 
@@ -95,7 +94,7 @@ class Spares:
             self._blocks.append(block)
 
     def _new(self, size: int) -> Tensor:
-        return in_huge_pages(torch.empty(size, dtype=self._dtype, device="cpu"))
+        return _in_huge_pages(torch.empty(size, dtype=self._dtype, device="cpu"))
 
 
 @lru_cache(maxsize=4)
@@ -115,7 +114,7 @@ def lacks_memory(t: Tensor) -> bool:
     return t.data_ptr() == 0 and t.numel() > 0
 
 
-def in_huge_pages(fresh: Tensor) -> Tensor:
+def _in_huge_pages(fresh: Tensor) -> Tensor:
     """Ask for huge pages below a new, contiguous tensor, if it is large; return it."""
     size = fresh.numel() * fresh.itemsize
     if size >= _HUGE_FROM and _libc is not None:

@@ -162,10 +162,10 @@ class Plan:
 
     @cached_property
     def bias_slices(self) -> dict[str, list[slice]]:
-        """For each bundle, the columns of the accumulators' gradients that make its bias's."""
+        """For each bias, the columns of the accumulators' gradients that make its own."""
         H = self.units
         found: dict[str, list[slice]] = {}
-        for bundle in (b for b in self.cell.bundles if b != PROJECTION):
+        for bundle in (name for kind, name in self.parameters if kind == "bias"):
             keys = [(slot, row, bundle) for row, slot in enumerate(self.step.slots(bundle))]
             found[bundle] = [slice(slot * H, (slot + n) * H) for slot, _, n, _ in runs(keys)]
         return found
@@ -320,7 +320,7 @@ class Rows:
         return (t.transpose(0, 1) if self.batch_first else t).is_contiguous()
 
     def put_in_order(self, t: Tensor) -> Tensor:
-        """Copy a dense sequence into this order."""
+        """Copy a sequence into this order."""
         if self.batch_first:
             return t.transpose(0, 1).contiguous().transpose(0, 1)
         return t.contiguous()

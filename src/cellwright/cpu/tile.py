@@ -12,10 +12,11 @@ import llvmlite.ir as ir
 
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
-__all__ = ["DOT", "TILE", "emit_dot", "emit_tile", "groups", "put_rows"]
+__all__ = ["DOT", "FEW_ROWS", "TILE", "emit_dot", "emit_tile", "groups", "put_rows"]
 
-_FEW_ROWS = 2
-"""Up to so many rows, a tile alone has too few sums; several are taken side by side."""
+FEW_ROWS = 2
+"""Up to so many rows, reading the weights is what a step waits for. A tile alone then has too few
+sums to keep a core busy, so several are taken side by side."""
 
 TILE = (POINTER, I64, POINTER, I64, POINTER, I64, I64, I64, I64, I64, POINTER, I64)
 """Arguments of a tile: results, row stride of the results; pointers to the rows, the distance
@@ -39,7 +40,7 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
         out = s.at(c, s.mul(t, vectors * s.lanes))
 
         def step(k: Value, sums: list[Value]) -> list[Value]:
-            if rows > _FEW_ROWS:  # fewer rows only wait for memory as it is
+            if rows > FEW_ROWS:  # fewer rows only wait for memory as it is
                 s.prefetch(soon, s.mul(k, pace))
             lines = [s.at(w, s.mul(k, pitch)) for w in firsts]
             columns = [s.load(line, v * s.lanes) for line in lines for v in range(vectors)]
@@ -63,18 +64,16 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
     def each(t: Value, _: list[Value], together: int) -> None:
         tiles(t, together)
 
-    # one load of A for several tiles, and sums enough that none waits
-    some = [
-        n for n in (4, 2) if rows <= _FEW_ROWS and n * rows * vectors <= s.target.registers // 2
-    ]
     done = s.index(0)
-    with s.builder.if_then(s.less(1, count)):
-        start = s.index(0)
-        for together in some:
-            stop = s.builder.and_(count, s.index(-together))
-            s.loop(start, stop, together, partial(each, together=together))
-            start = stop
+    # one load of A for several tiles, and sums enough that none waits
+    some = [n for n in (4, 2) if rows <= FEW_ROWS and n * rows * vectors <= s.target.registers // 2]
     if some:
+        with s.builder.if_then(s.less(1, count)):
+            start = s.index(0)
+            for together in some:
+                stop = s.builder.and_(count, s.index(-together))
+                s.loop(start, stop, together, partial(each, together=together))
+                start = stop
         done = s.builder.and_(count, s.index(-some[-1]))
     s.loop(done, count, 1, partial(each, together=1))
     s.finish()

@@ -8,13 +8,10 @@ from cellwright.cpu.frame import Frame, depths, padded
 from cellwright.cpu.prelude import emit_prelude, emit_projection
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.target import Target
+from cellwright.cpu.tile import FEW_ROWS
 from cellwright.graph.schedule import Program, Read, Stage
 
 __all__ = ["emit_walk"]
-
-_FEW_ROWS = 2
-"""Up to so many rows, reading the weights is what a step waits for. Every other step then goes
-through them backwards, and finds in the second-level cache what the step before read last."""
 
 
 def emit_walk(program: Program, target: Target, dtype: str) -> ir.Module:
@@ -54,7 +51,8 @@ class _Walk:
         }
         frame.end = s.min(frame.places["now"].rows, frame.high)
         odd = s.builder.trunc(s.add(i, frame.turn), ir.IntType(1))
-        frame.few = s.less(frame.batch, _FEW_ROWS + 1)
+        # every other step goes through the weights backwards: it finds what the last one read last
+        frame.few = s.less(frame.batch, FEW_ROWS + 1)
         frame.downwards = s.builder.and_(odd, frame.few)
         offset = 0
         for stage, depth in zip(self.program.stages, depths(self.program), strict=True):

@@ -85,6 +85,10 @@ class Weights:
         form = Form(tuple(bundles), tuple(biases), tuple(vectors))
         return cls(form, [*bundles.values(), *biases.values(), *vectors.values()])
 
+    def output_size(self, hidden_size: int) -> int:
+        """Return H_out: what the projection makes of ``hidden_size`` units, if there is one."""
+        return self.tensors[-1].shape[0] if self.form.projects else hidden_size
+
     def _part(self, names: tuple[str, ...], start: int) -> dict[str, Tensor]:
         return dict(zip(names, self.tensors[start : start + len(names)], strict=True))
 
@@ -171,7 +175,7 @@ class _Step:
         self.cell = cell
         self.vectors = weights.vectors
         self.hidden_size = hidden_size
-        self.output_size = weights.tensors[-1].shape[0] if weights.form.projects else hidden_size
+        self.output_size = weights.output_size(hidden_size)
         self.products = _products(cell)
         packs = weights.bundles, weights.biases
         self.rows = {

@@ -288,10 +288,8 @@ class _Backward:
 
     def _arriving(self, number: int) -> list[str]:
         """Return the projected states whose cotangents a stage takes from the step before."""
-        apart = self.cell.states[: self.start]
-        if number < self.start:
-            return [s for s in self.step.projected if s in apart]
-        return [s for s in self.step.projected if number == self.start and s not in apart]
+        first = self.cell.states[0]
+        return [s for s in self.step.projected if number == (0 if s == first else self.start)]
 
     def _products(self, e: Expr, tile: int) -> Iterable[Product]:
         when: When = "before" if e.op == "cotangent" else "now"
