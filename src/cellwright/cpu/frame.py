@@ -56,7 +56,9 @@ LAYOUT, AHEAD, THREADS, BARRIER, TURN, PACKED, ADDRESSES = 7, 8, 9, 10, 11, 12, 
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""
-_TILE_BYTES = 16384  # the tiles of a chunk of rows stay in half of a first-level cache
+_TILE_BYTES = 49152
+"""Bytes that the tiles of a chunk of rows may take: as much as a large first-level cache. What they
+lose to the second level is less than what another chunk loses, which needs all weights again."""
 
 
 def depths(program: Program) -> list[int]:
