@@ -108,17 +108,27 @@ def test_a_spare_block_goes_to_one_taker_at_a_time():
 
 def test_few_and_small_blocks_are_kept():
     spares = memory.Spares("float32")
-    most = memory._SPARE_BYTES // 4
-    for size in (most, most + 1):
-        block = spares.take(size)
-        spares.put_back(block)
-        assert (spares.take(size) is block) == (size == most)
-    blocks = [spares.take(10) for _ in range(memory._SPARE_BLOCKS + 1)]
-    for block in blocks:
-        spares.put_back(block)
-    for block in blocks[-2::-1]:
-        assert spares.take(10) is block
-    assert all(spares.take(10) is not block for block in blocks)
+    for largest, count in memory._SHELVES:
+        size = largest // 4
+        blocks = [spares.take(size) for _ in range(count + 1)]
+        for block in blocks:
+            spares.put_back(block)
+        for block in blocks[-2::-1]:
+            assert spares.take(size) is block
+        assert all(spares.take(size) is not block for block in blocks)
+    block = spares.take(size + 1)
+    spares.put_back(block)
+    assert spares.take(size + 1) is not block
+
+
+def test_large_and_small_blocks_do_not_stand_in_for_each_other():
+    spares = memory.Spares("float32")
+    small, large = spares.take(10), spares.take(memory._SHELVES[0][0] // 4 + 1)
+    spares.put_back(large)
+    assert spares.take(10) is not large
+    spares.put_back(small)
+    assert spares.take(large.numel()) is large
+    assert spares.take(10) is small
 
 
 def test_fences_see_what_was_never_written(fences):

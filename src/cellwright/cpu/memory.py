@@ -25,8 +25,8 @@ _HUGE_FROM = 1 << 23
 The C library hands blocks of over 32 MiB back to the system each time, so that every call would
 touch them for the first time, page by page.
 """
-_SPARE_BYTES, _SPARE_BLOCKS = 1 << 22, 4
-"""Blocks up to so large are kept from call to call, at most so many of a dtype."""
+_SHELVES = ((1 << 22, 4), (1 << 26, 1))
+"""Blocks up to so many bytes are kept from call to call, at most so many of a dtype."""
 _PAGE, _HUGE_ADVICE = 4096, 14  # MADV_HUGEPAGE of Linux
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _Sizes = tuple[int, ...]
@@ -69,29 +69,34 @@ class Spares:
     """Blocks of memory that only machine code sees, kept from call to call.
 
     The C library hands the end of its heap back to the system whenever much of it is free, as after
-    the backward pass of any model. A call would then touch the memory of its packed weights for the
-    first time, page by page, which takes as long as packing them. And what the call before used,
-    be it another layer's, is still in the caches.
+    the backward pass of any model, and each large block at once. A call would then touch the memory
+    of its packed weights for the first time, page by page, which takes as long as packing them, and
+    longer where the system has to look for huge pages. And what the call before used, be it another
+    layer's, is still in the caches.
     """
 
     def __init__(self, dtype: str) -> None:
         self._dtype: torch.dtype = getattr(torch, dtype)
-        self._blocks: list[Tensor] = []
+        self._shelves: list[list[Tensor]] = [[] for _ in _SHELVES]
 
     def take(self, size: int) -> Tensor:
         """Return a block of at least ``size`` elements, which nobody else has."""
-        if size * self._dtype.itemsize > _SPARE_BYTES:
-            return self._new(size)
-        try:
-            block = self._blocks.pop()
-        except IndexError:
-            return self._new(size)
-        return block if block.numel() >= size else self._new(size)
+        for shelf, (most, _) in zip(self._shelves, _SHELVES, strict=True):
+            if size * self._dtype.itemsize <= most:
+                try:
+                    block = shelf.pop()
+                except IndexError:
+                    break
+                return block if block.numel() >= size else self._new(size)
+        return self._new(size)
 
     def put_back(self, block: Tensor) -> None:
         """Keep a block for others; one that is not put back is freed with its last reference."""
-        if block.nbytes <= _SPARE_BYTES and len(self._blocks) < _SPARE_BLOCKS:
-            self._blocks.append(block)
+        for shelf, (most, count) in zip(self._shelves, _SHELVES, strict=True):
+            if block.nbytes <= most:
+                if len(shelf) < count:
+                    shelf.append(block)
+                return
 
     def _new(self, size: int) -> Tensor:
         return _in_huge_pages(torch.empty(size, dtype=self._dtype, device="cpu"))
