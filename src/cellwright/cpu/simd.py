@@ -232,6 +232,18 @@ class Simd:
         """Call an LLVM intrinsic of one vector: sqrt, fabs, log, …."""
         return self.call(f"llvm.{name}.{self._suffix}", self.vector, [self.vector], [a])
 
+    @property
+    def estimates(self) -> bool:
+        """Whether the machine has ``near_reciprocal`` for this dtype."""
+        return self.target.name == "avx512" and self.dtype == "float32"
+
+    def near_reciprocal(self, a: Value) -> Value:
+        """Return 1 / a to 14 bits; 0 for infinity."""
+        every = ir.Constant(ir.IntType(self.lanes), -1)
+        kinds = [self.vector, self.vector, every.type]
+        name = f"llvm.x86.avx512.rcp14.ps.{self.target.bits}"
+        return self.call(name, self.vector, kinds, [a, self.constant(0.0), every])
+
     def choose(self, comparison: str, a: Value, b: Value, yes: Value, no: Value) -> Value:
         """Return ``yes`` where a ``comparison`` b holds, else (also for nan) ``no``."""
         return self.builder.select(self.builder.fcmp_ordered(comparison, a, b), yes, no)
