@@ -1,8 +1,8 @@
 """Elementwise operations as machine code, one at a time, over dense sweeps of their arguments.
 
-The largest errors found with AVX2 and AVX-512, for float32 against float64, for float64 against torch, whose
-own functions err by up to 1 ulp. The sweeps have numbers of every power of two, denormal ones too,
-and 400,001 in [-110, 110]:
+The largest errors found with AVX2 and AVX-512, for float32 against float64, for float64 against
+torch, whose own functions err by up to 1 ulp. The sweeps have numbers of every power of two,
+denormal ones too, and 400,001 in [-110, 110]:
 
 =========  =========  =========
 operation  float32    float64

@@ -76,31 +76,56 @@ class Block:
         s, frame = self.s, self.frame
         whole = sum(p.depth * p.count for p in self.stage.products)
         base = s.at(frame.packed, s.add(s.mul(self.u, whole), offset))
-        start = 0
+        tables = {
+            vector: s.builder.gep(frame.row_table, [s.index(n * frame.chunk)], source_etype=POINTER)
+            for n, vector in enumerate(dict.fromkeys(part.vector for part in self.parts))
+        }
+        start, missing = 0, {*tables}
         for part in self.parts:
             p, weights = part.product, s.at(base, start * self.width)
             start += p.depth * p.count
+            fresh = part.vector in missing
+            missing.discard(part.vector)
 
-            def rows(first: Value, p: Product = p, weights: Value = weights) -> None:
-                size = p.depth * self.width
-
-                def together() -> None:
-                    self._groups(p, p.count, weights, p.tile, row, count, first)
-
-                def tile(j: Value, _: list[Value]) -> None:
-                    own = s.at(weights, s.mul(j, size))
-                    self._groups(p, 1, own, s.add(j, p.tile), row, count, first)
-
-                if p.count == 1 or p.count * size * s.scalar_bytes <= _TOGETHER:
-                    together()
-                    return
-                with s.builder.if_else(frame.few) as (few, many):
-                    with few:
-                        together()
-                    with many:
-                        s.loop(0, p.count, 1, tile)
+            def rows(
+                first: Value,
+                part: Part = part,
+                weights: Value = weights,
+                fresh: bool = fresh,
+            ) -> None:
+                table = tables[part.vector]
+                if fresh:
+                    self._put_vectors(table, part.product, row, count)
+                self._turns(part.product, weights, (table, count), first)
 
             self._part(part, rows)
+
+    def _put_vectors(self, table: Value, p: Product, row: Value, count: Value) -> None:
+        """Put the addresses of what a product multiplies into a table, for all rows of a chunk."""
+        s, frame = self.s, self.frame
+        end = s.builder.select(frame.downwards, s.index(p.depth - 1), s.index(0))
+        put_rows(s, table, count, lambda j: s.at(frame.vector(p.source, s.add(row, j)), end))
+
+    def _turns(self, p: Product, weights: Value, rows: tuple[Value, Value], first: Value) -> None:
+        """Let a product's tiles take turns with the same rows, or rows with the same tile."""
+        s = self.s
+        size = p.depth * self.width
+
+        def together() -> None:
+            self._groups(p, p.count, weights, s.index(p.tile), rows, first)
+
+        def tile(j: Value, _: list[Value]) -> None:
+            own = s.at(weights, s.mul(j, size))
+            self._groups(p, 1, own, s.add(j, p.tile), rows, first)
+
+        if p.count == 1 or p.count * size * s.scalar_bytes <= _TOGETHER:
+            together()
+            return
+        with s.builder.if_else(self.frame.few) as (few, many):
+            with few:
+                together()
+            with many:
+                s.loop(0, p.count, 1, tile)
 
     def _groups(
         self,
@@ -108,24 +133,17 @@ class Block:
         tiles: int,
         weights: Value,
         tile: Value,
-        row: Value,
-        count: Value,
+        rows: tuple[Value, Value],
         first: Value,
     ) -> None:
         """Multiply all rows of a chunk, a tile's worth at a time, for ``tiles`` tiles."""
-        s, frame = self.s, self.frame
-        end = s.builder.select(frame.downwards, s.index(p.depth - 1), s.index(0))
+        s, (table, count) = self.s, rows
 
         def group(i: Value, size: Value) -> None:
-            top = s.add(row, i)
-
-            def vector(j: Value) -> Value:
-                return s.at(frame.vector(p.source, s.add(top, j)), end)
-
-            put_rows(s, frame.row_table, size, vector)
+            own = s.builder.gep(table, [i], source_etype=POINTER), size
             product, share = (weights, p.depth, tiles), (i, count)
             place = self._place(i, tile), self.row_size
-            frame.tile_call(self.vectors, *place, product, first, size, share)
+            self.frame.tile_call(self.vectors, *place, product, first, own, share)
 
         groups(s, count, group)
 

@@ -113,6 +113,11 @@ class Part:
     first: bool
     first_ahead: bool
 
+    @property
+    def vector(self) -> tuple[Read, int, bool]:
+        """What the weights are multiplied with, its length, and whether it may be left out."""
+        return self.product.source, self.product.depth, self.product.given
+
 
 _DEPTH = 1024
 """How deep a product goes at once: the tile's weights and the rows then stay in a core's caches."""
@@ -173,7 +178,8 @@ class Frame:
         per_row = tiles * self.block * s.scalar_bytes
         self.chunk = max(1, _TILE_BYTES // (per_row * s.target.rows)) * s.target.rows
         self.tiles = s.reserve(s.scalar, self.chunk * tiles * self.block)
-        self.row_table = s.reserve(POINTER, s.target.rows)
+        vectors = max(1, *(len({part.vector for part in split(stage)}) for stage in program.stages))
+        self.row_table = s.reserve(POINTER, vectors * self.chunk)
         sums = [sum(self.is_sum(w.buffer) for w in stage.writes) for stage in program.stages]
         self.sums = s.reserve(s.scalar, max(1, *sums) * self.block)
         self.steps, self.first, self.delta, self.batch = (s.field(struct, j) for j in range(4))
@@ -286,10 +292,10 @@ class Frame:
         stride: Value,
         product: tuple[Value, int, int],
         first: Value,
-        size: Value,
+        rows: tuple[Value, Value],
         share: tuple[Value, Value],
     ) -> None:
-        """Multiply the ``size`` rows in the row table.
+        """Multiply rows by packed weights.
 
         Args:
             vectors: how many vectors of units a tile has.
@@ -297,14 +303,15 @@ class Frame:
             stride: from row to row of the results.
             product: weights, depth, tiles.
             first: whether the tiles start from 0.
-            size: how many rows.
+            rows: the table of their addresses, and how many there are.
             share: (i, n): these are the rows from i on of n that use these weights. While they
                 do, that share of the weights that follow is prefetched.
 
-        Where ``downwards`` was set and holds, the row table has the rows' last depths, and depths
+        Where ``downwards`` was set and holds, the table has the rows' last depths, and depths
         are gone through from the last to the first.
         """
         s, width = self.s, vectors * self.s.lanes
+        table, size = rows
         index = s.add(size, (vectors - 1) * s.target.rows - 1)
         function = s.field(self.table, index, POINTER)
         weights, depth, count = product
@@ -313,7 +320,7 @@ class Frame:
             turned = s.at(weights, (depth - 1) * width)
             pairs = (s.index(-1), along), (s.index(-width), pitch), (turned, start)
             along, pitch, start = (s.builder.select(self.downwards, a, b) for a, b in pairs)
-        args = [results, s.index(stride), self.row_table, along, start, pitch]
+        args = [results, s.index(stride), table, along, start, pitch]
         args += [s.index(n) for n in (depth * width, depth, count)]
         done, rows = share
         whole = depth * count * width

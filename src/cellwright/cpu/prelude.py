@@ -104,7 +104,7 @@ def _project_rows(
                 stride,
                 (weights, p.depth, p.count),
                 s.index(1),
-                size,
+                (frame.row_table, size),
                 (t, frame.steps),
             )
 

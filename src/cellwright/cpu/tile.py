@@ -83,6 +83,8 @@ def _sum_depths(
     s: Simd, depth: Value, size: int, step: Callable[[Value, list[Value]], list[Value]]
 ) -> list[Value]:
     """Return ``size`` sums over all depths, to which ``step`` adds those of one."""
+    if size >= _MANY_SUMS:
+        return _sum_in_pairs(s, depth, size, step)
     # two fused multiply-adds a cycle, four cycles each: fewer than 8 accumulators would wait
     sets = max(1, -(-8 // size))
     whole = s.mul(s.builder.sdiv(depth, s.index(sets)), sets)
@@ -97,6 +99,23 @@ def _sum_depths(
     if sets > 1:
         merged = s.loop(whole, depth, 1, lambda k, carried: step(k, list(carried)), merged)
     return merged
+
+
+_MANY_SUMS = 16
+"""Sums from which counting depths costs more than it takes to load code for two of them."""
+
+
+def _sum_in_pairs(
+    s: Simd, depth: Value, size: int, step: Callable[[Value, list[Value]], list[Value]]
+) -> list[Value]:
+    """Do so two depths at a time: some processors count where they would multiply."""
+    even = s.builder.and_(depth, s.index(-2))
+
+    def pair(k: Value, sums: list[Value]) -> list[Value]:
+        return step(s.add(k, 1), step(k, list(sums)))
+
+    sums = s.loop(0, even, 2, pair, [s.constant(0.0)] * size)
+    return s.loop(even, depth, 1, lambda k, carried: step(k, list(carried)), sums)
 
 
 def groups(s: Simd, count: Value, body: Callable[[Value, Value], None]) -> None:
