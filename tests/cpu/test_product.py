@@ -28,7 +28,7 @@ def runs_of(depth, rng):
 def multiply(rows, columns, depth, by_columns, adds, threads, dtype, rng):
     """Return a product and what it should be, the memory around it guarded."""
     runs, shift = runs_of(depth, rng)
-    far = rng.choice([2, 2, 1030])  # lines a page apart, or not
+    far = rng.choice([2, 2, 1030, 2060])  # lines one or two pages apart, or not
     if by_columns:  # A lies depth by depth, as gradients of gates do
         a = torch.randn(depth, rows + far, dtype=dtype)[:, 1 : 1 + rows].t()
     else:

@@ -52,8 +52,8 @@ _ALONE = 8
 _FAR_ROWS = 128
 """Elements from which depths of rows are far apart: their lines share few sets of a cache."""
 _FAR_COLUMNS, _BROAD_TILE = 4096, 256
-"""Bytes from which depths of columns are, and of a tile's columns that nonetheless are not copied:
-it takes so much of each depth that it does not wait."""
+"""Bytes from which depths of columns are; twice as many for a tile that takes so much of each, as
+it waits less."""
 _SLACK = 16
 """A row that is written in whole vectors needs so much room behind it."""
 _SIDES = (_DEPTH * (_WIDE + _SLACK), _ROWS * (_DEPTH + _SLACK))
@@ -294,15 +294,14 @@ class _Product:
     def _copied(self, group: _Group) -> tuple[Value, Value]:
         """Whether the wide side is copied, and the rows: depths are in several runs, or far apart.
 
-        Of depths that are far apart, a cache holds few; a tile that takes much of each is not held
-        up by that.
+        Of depths that are far apart, a cache holds few.
         """
         s, either = self.s, self.s.builder.or_
         several, tile = s.less(1, group.runs), self.block * s.scalar_bytes
-        far = s.less(_FAR_COLUMNS // s.scalar_bytes - 1, self.wide.depth)
-        wide = either(several, far) if tile < _BROAD_TILE else several
+        limit = _FAR_COLUMNS if tile < _BROAD_TILE else 2 * _FAR_COLUMNS
+        far = s.less(limit // s.scalar_bytes - 1, self.wide.depth)
         apart = s.builder.and_(self.crosswise, s.less(_FAR_ROWS - 1, self.rows.depth))
-        return wide, either(several, apart)
+        return either(several, far), either(several, apart)
 
     def _places(self, group: _Group, w: Value, r: Value) -> tuple[_Place, _Place]:
         """Return where the whole blocks of the wide side are, and where the rows."""
