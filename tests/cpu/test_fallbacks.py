@@ -156,3 +156,14 @@ def test_packed_sequences_that_do_not_add_up_are_never_read(sizes):
         packed = PackedSequence(torch.randn(6, 3)[:5], torch.tensor(sizes))
     with pytest.raises(RuntimeError, match="add up to"):
         nn.LSTM(3, 17)(packed)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("491520K", 491520 << 10), ("4096\n", 4096), ("?", 1 << 25), (None, 1 << 25)]
+)
+def test_the_size_of_the_shared_cache(text, size, tmp_path, monkeypatch):
+    place = tmp_path / "size"
+    if text is not None:
+        place.write_text(text)
+    monkeypatch.setattr(target, "_THIRD_LEVEL", place)
+    assert target.shared_cache.__wrapped__() == size

@@ -63,6 +63,17 @@ def test_threads_that_project_their_rows_ahead(cell, form):
     agree_on_threads(case)
 
 
+def test_large_weights_are_projected_ahead_where_no_cache_holds_them(monkeypatch):
+    layer = plan.plan_of(lstm, 512, 1024, 1024, "float32", True)
+    weights = 4 * 4 * 1024 * (512 + 1024)
+    for cache, ahead in ((0, True), (2 * weights, True), (2 * weights + 2, False)):
+        monkeypatch.setattr(plan, "shared_cache", lambda cache=cache: cache)
+        assert plan.projects_first(layer, dense(3, 32)) == ahead
+    small = plan.plan_of(lstm, 512, 512, 512, "float32", True)
+    monkeypatch.setattr(plan, "shared_cache", lambda: 0)
+    assert not plan.projects_first(small, dense(3, 32))
+
+
 def agree_on_threads(case):
     found = {}
     try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cellwright.cpu.memory import Strided, contiguous
-from cellwright.cpu.target import DTYPES, host
+from cellwright.cpu.target import DTYPES, host, shared_cache
 from cellwright.cpu.team import Team, team
 from cellwright.cpu.walks import Field, Layout, Share, Walk
 from cellwright.graph.accumulate import Step, accumulate
@@ -35,7 +35,8 @@ rows fill no tile, the input's alone where they do."""
 _SOME_ROWS = 16
 """Up to so many rows, the input may be projected ahead for the sake of such weights."""
 _PROJECTED_WEIGHTS = 1 << 24
-"""Bytes of weights from which it is with any number of rows: no cache holds them for a step."""
+"""Bytes of weights from which it is with any number of rows, if they also take half of the cache
+that cores share: a step then finds none of them there."""
 _TEAM_WORK, _READING = 500_000, 5
 """Multiply-adds from which a call is shared out over the team. Reading a weight in a step takes as
 long as so many of them."""
@@ -282,7 +283,7 @@ def projects_first(plan: Plan, layout: Layout) -> bool:
     worth = (
         rows <= _PROJECTED_BATCH
         or (rows <= _SOME_ROWS and less and large)
-        or weights >= _PROJECTED_WEIGHTS
+        or weights >= max(_PROJECTED_WEIGHTS, shared_cache() // 2)
     )
     return worth and 0 < layout.rows * plan.products_first <= _PROJECTED_BYTES
 

@@ -3,12 +3,13 @@
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import llvmlite.binding as llvm
 
 from cellwright.errors import CompileError
 
-__all__ = ["DTYPES", "Target", "host"]
+__all__ = ["DTYPES", "Target", "host", "shared_cache"]
 
 DTYPES: dict[str, int] = {"float32": 4, "float64": 8}
 """Element types that kernels exist for, with their size in bytes."""
@@ -87,3 +88,17 @@ def host() -> Target:
         extra = ",".join(f"-{f}" for f in features if f.startswith("avx512"))
         return Target(name, cpu, f"{features.flatten()},{extra}", bits, registers)
     return Target(name, cpu, features.flatten(), bits, registers)
+
+
+_THIRD_LEVEL = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+_COMMON_SIZE = 1 << 25
+
+
+@lru_cache(maxsize=1)
+def shared_cache() -> int:
+    """Return the bytes of the cache that cores share, or 32 MiB where the system does not say."""
+    try:
+        text = _THIRD_LEVEL.read_text().strip()
+        return int(text.removesuffix("K")) << (10 if text.endswith("K") else 0)
+    except (OSError, ValueError):
+        return _COMMON_SIZE
