@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+import cellwright
 from benchmarks.subprocesses import ProbeError, run_probe
 from cellwright.app.bench.row import CELLS, Cell, Row, Shape
 from cellwright.app.bench.workload import build
@@ -88,7 +89,7 @@ def _probe(library_name: str, cell: Cell, shape: Shape) -> dict[str, float]:
     """Peak of the first training step and of those after it, over the memory before them.
 
     The floor is taken after a tiny step of the same sizes, so that it holds code and weights; what
-    a library keeps from one full step to the next counts, what compiling took for a moment doesn't.
+    a library keeps from one step to the next counts, what compiling took for a moment doesn't.
     """
     torch.set_num_threads(1)
     library: Any = importlib.import_module(library_name)
@@ -98,6 +99,7 @@ def _probe(library_name: str, cell: Cell, shape: Shape) -> dict[str, float]:
     full = replace(build(library, row), module=tiny.module)
     full.clear_gradients()
     del tiny
+    cellwright.release_memory()
     _settle()
     floor = resident_bytes()
     full.training_step()

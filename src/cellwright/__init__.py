@@ -26,6 +26,7 @@ from cellwright.graph.trace import (
 )
 
 if _typing.TYPE_CHECKING:
+    from cellwright.cpu.memory import release_memory
     from cellwright.explanation import explain
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ __all__ = [
     "log",
     "maximum",
     "minimum",
+    "release_memory",
     "relu",
     "sigmoid",
     "silu",
@@ -55,8 +57,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "explain":  # it brings the compiler along, which `import cellwright` leaves out
+    # these bring torch and the compiler along, which `import cellwright` leaves out
+    if name == "explain":
         from cellwright.explanation import explain  # noqa: PLC0415
 
         return explain
+    if name == "release_memory":
+        from cellwright.cpu.memory import release_memory  # noqa: PLC0415
+
+        return release_memory
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

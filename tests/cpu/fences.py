@@ -98,7 +98,7 @@ class Fences:
         patch.setattr(torch, "empty_like", empty_like)
         patch.setattr(package, "_empty", empty_strided)
         patch.setattr(package.Spares, "take", package.Spares._new)
-        patch.setattr(package.Spares, "put_back", lambda self_, block: None)
+        patch.setattr(package.Spares, "put_back", lambda self_, block, large=False: None)
 
     def _new(
         self, shape: tuple[int, ...], dtype: torch.dtype, make: Callable[..., Tensor], **rest: Any

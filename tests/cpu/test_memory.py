@@ -12,6 +12,7 @@ from tests.cpu.cells import CELLS, NARROW
 from tests.cpu.fences import Fences, extent
 from tests.cpu.test_agreement import VIEWS
 
+import cellwright
 from cellwright.cells import lstm
 from cellwright.cpu import memory, plan
 
@@ -112,23 +113,33 @@ def test_few_and_small_blocks_are_kept():
         size = largest // 4
         blocks = [spares.take(size) for _ in range(count + 1)]
         for block in blocks:
-            spares.put_back(block)
+            spares.put_back(block, large=True)
         for block in blocks[-2::-1]:
             assert spares.take(size) is block
         assert all(spares.take(size) is not block for block in blocks)
     block = spares.take(size + 1)
-    spares.put_back(block)
+    spares.put_back(block, large=True)
     assert spares.take(size + 1) is not block
 
 
-def test_large_and_small_blocks_do_not_stand_in_for_each_other():
+def test_large_blocks_do_not_stand_in_for_small_ones_and_are_kept_if_told():
     spares = memory.Spares("float32")
     small, large = spares.take(10), spares.take(memory._SHELVES[0][0] // 4 + 1)
     spares.put_back(large)
+    assert spares.take(large.numel()) is not large
+    spares.put_back(large, large=True)
     assert spares.take(10) is not large
     spares.put_back(small)
     assert spares.take(large.numel()) is large
     assert spares.take(10) is small
+
+
+def test_memory_is_released():
+    blocks = {dtype: memory.spares(dtype).take(10) for dtype in ("float32", "float64")}
+    for dtype, block in blocks.items():
+        memory.spares(dtype).put_back(block)
+    cellwright.release_memory()
+    assert all(memory.spares(dtype).take(10) is not block for dtype, block in blocks.items())
 
 
 def test_fences_see_what_was_never_written(fences):

@@ -260,7 +260,7 @@ class ForwardCall:
             struct[TURN] = self.turn
             self.walk.run(struct, self.share)
         if hidden is not None:
-            self.walk.spares.put_back(hidden)
+            self.walk.spares.put_back(hidden, large=not self.keep)
         if self.raw:
             self.turn = (self.turn + layout.steps) % 2
         return made[0], tuple(made[1 : self.kept.start]), made[self.kept]

@@ -10,12 +10,15 @@ from math import prod
 import torch
 from torch import Tensor
 
+from cellwright.cpu.target import DTYPES
+
 __all__ = [
     "Blanks",
     "Spares",
     "Strided",
     "contiguous",
     "lacks_memory",
+    "release_memory",
     "spares",
 ]
 
@@ -26,7 +29,8 @@ The C library hands blocks of over 32 MiB back to the system each time, so that 
 touch them for the first time, page by page.
 """
 _SHELVES = ((1 << 22, 4), (1 << 26, 1))
-"""Blocks up to so many bytes are kept from call to call, at most so many of a dtype."""
+"""Up to how many bytes blocks are kept from call to call, and at most how many of a dtype: small
+ones, then large ones."""
 _PAGE, _HUGE_ADVICE = 4096, 14  # MADV_HUGEPAGE of Linux
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _Sizes = tuple[int, ...]
@@ -90,13 +94,22 @@ class Spares:
                 return block if block.numel() >= size else self._new(size)
         return self._new(size)
 
-    def put_back(self, block: Tensor) -> None:
-        """Keep a block for others; one that is not put back is freed with its last reference."""
+    def put_back(self, block: Tensor, *, large: bool = False) -> None:
+        """Keep a block for others; one that is not put back is freed with its last reference.
+
+        Large ones are kept only if ``large``: not in training, whose backward pass needs the most
+        memory when that of the forward pass lies idle.
+        """
         for shelf, (most, count) in zip(self._shelves, _SHELVES, strict=True):
             if block.nbytes <= most:
-                if len(shelf) < count:
+                if len(shelf) < count and (large or shelf is self._shelves[0]):
                     shelf.append(block)
                 return
+
+    def clear(self) -> None:
+        """Free all that is kept."""
+        for shelf in self._shelves:
+            shelf.clear()
 
     def _new(self, size: int) -> Tensor:
         return _in_huge_pages(torch.empty(size, dtype=self._dtype, device="cpu"))
@@ -106,6 +119,16 @@ class Spares:
 def spares(dtype: str) -> Spares:
     """Return the spare blocks of a dtype."""
     return Spares(dtype)
+
+
+def release_memory() -> None:
+    """Free the memory that layers keep from call to call.
+
+    That is room for packed weights and the like: for each dtype up to four blocks of 4 MiB and,
+    after calls without gradients, one of 64 MiB. The next calls take new memory.
+    """
+    for dtype in DTYPES:
+        spares(dtype).clear()
 
 
 def contiguous(*shape: int) -> Strided:
