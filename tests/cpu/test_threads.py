@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.cpu import plan
 from cellwright.cpu.team import Team
-from cellwright.cpu.walks import dense
+from cellwright.cpu.walks import Layout, dense
 
 BIG = {"steps": 12, "batch": 37, "directions": 2}
 """Enough work that a call is shared out over the team."""
@@ -95,7 +95,14 @@ BY_UNITS = {
     "three rows": {"steps": 5, "batch": 3, "given": False},
     "many rows of large weights": {"steps": 3, "batch": 41},
     "batch first, both ways": {"steps": 4, "batch": 2, "directions": 2, "batch_first": True},
+    "packed": {"lengths": (6, 4, 4, 1)},
+    "packed, zeros, both ways": {"lengths": (4, 1, 1), "directions": 2, "given": False},
 }
+
+
+def layout_of(case):
+    sizes = case.batch_sizes
+    return dense(*case.x.shape[:2]) if sizes is None else Layout(len(sizes), sizes[0], sizes)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh", "peephole", "two_stages"])
@@ -108,7 +115,7 @@ def test_threads_that_share_units_agree_with_one(name, form, monkeypatch):
         for threads in (2, 3):
             torch.set_num_threads(threads)
             layer = plan.plan_of(case.cell, 17, 330, 330, "float32", True)
-            share = plan.share_of(layer, dense(case.x.shape[0], case.x.shape[1]))
+            share = plan.share_of(layer, layout_of(case))
             assert share == (threads, True)
             found = everything(case)
             assert same(found[:count], expected[:count])  # any thread computes a unit alike

@@ -262,7 +262,7 @@ def share_of(plan: Plan, layout: Layout) -> Share:
     weights = plan.work * plan.item
     few = layout.batch <= _FEW_ROWS or layout.steps <= _FEW_STEPS
     many = weights >= (_MANY_WEIGHTS if few else _UNITS_FROM)
-    if many and layout.counts is None and blocks > 1 and team(host()).at_once:
+    if many and blocks > 1 and team(host()).at_once:
         return Share(min(threads, blocks), by_units=True)
     return _ALONE if layout.batch == 1 else Share(min(threads, layout.batch), by_units=False)
 
