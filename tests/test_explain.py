@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pack_sequence
 import cellwright
 import cellwright.nn as nn
 from cellwright import InterpreterWarning
+from cellwright.cpu.target import host
 
 
 def only(module, given):
@@ -62,12 +63,18 @@ def test_operations_and_bytes_follow_from_the_sizes():
     assert first.bytes == 2 * 7 * 4 * 4 * 5 * (3 + 5)
 
 
-@pytest.mark.parametrize(("units", "most"), [(5, 3), (700, 6)])
-def test_few_rows_read_the_weights_as_they_lie(units, most):
-    module = nn.GRU(3, units)
-    assert "as they lie" in only(module, torch.zeros(1, most, 3)).weights
-    assert "as they lie" in only(module, torch.zeros(most, 1, 3)).weights
-    assert "packed" in only(module, torch.zeros(1, most + 1, 3)).weights
+@pytest.mark.parametrize(("units", "passes"), [(5, 2), (300, 4), (700, 6)])
+def test_few_rows_read_the_weights_as_they_lie(units, passes):
+    module, at_once = nn.GRU(3, units), host().dot_rows
+
+    def weights(steps, batch):
+        return only(module, torch.zeros(steps, batch, 3)).weights
+
+    assert "as they lie" in weights(1, passes * at_once)
+    assert "as they lie" in weights(3, 1)
+    assert "as they lie" in weights(passes, at_once)
+    assert "packed" in weights(1, passes * at_once + 1)
+    assert "packed" in weights(max(3, passes) + 1, 1)
 
 
 def test_packed_sequences_of_equal_lengths_are_a_dense_batch():

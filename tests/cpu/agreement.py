@@ -49,6 +49,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "two rows, both ways": {"batch": 2, "directions": 2},
     "one step of one row": {"batch": 1, "steps": 1},
     "one step, both ways": {"batch": 3, "steps": 1, "directions": 2},
+    "one step of seven rows": {"batch": 7, "steps": 1},
+    "two steps of four rows": {"batch": 4, "steps": 2, "directions": 2, "given": False},
     "zeros, both ways": {"directions": 2, "given": False},
     "batch first": {"batch_first": True},
     "batch first, both ways": {"batch_first": True, "directions": 2, "given": False},

@@ -40,6 +40,7 @@ def test_sizes_of_written_cells(cell, hidden):
 )
 def test_sizes_of_several_blocks(cell, hidden, inputs):
     compare(make(cell, hidden, inputs, batch=7, steps=5, directions=2))
+    compare(make(cell, hidden, inputs, batch=7, steps=1, directions=2))
     compare(make(cell, hidden, inputs, **FORMS["one row"]))
 
 

@@ -18,6 +18,7 @@ from cellwright.cpu import memory, plan
 
 FENCED = ["time first", "two rows, both ways", "one step of one row", "one row", "many rows"]
 FENCED += ["zeros, both ways", "batch first, both ways", "packed, both ways", "no bias"]
+FENCED += ["one step of seven rows"]
 
 
 @pytest.fixture
@@ -162,11 +163,15 @@ def _page_end(t):
     return whole.as_strided(t.shape, t.stride(), first)
 
 
+PAGE_ENDS = ["two rows, both ways", "one step of one row", "one row", "packed"]
+PAGE_ENDS += ["one step of seven rows"]
+
+
 def read_to_page_ends():
     """Run calls whose tensors end where memory ends: a read beyond them is a crash."""
     for dtype in (torch.float32, torch.float64):
         for name in ("lstm", "gru", "peephole"):
-            for form in ("two rows, both ways", "one step of one row", "one row", "packed"):
+            for form in PAGE_ENDS:
                 case = apply(make(CELLS[name], dtype=dtype, **FORMS[form]), _page_end)
                 with torch.no_grad():
                     found = results(case)

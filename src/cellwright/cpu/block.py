@@ -1,6 +1,7 @@
 """A stage's products on one block of units, into tiles; ``equations`` reads them there."""
 
 from collections.abc import Callable
+from functools import partial
 
 from cellwright.cpu.frame import Frame, Part, split
 from cellwright.cpu.levels import levels
@@ -40,7 +41,7 @@ class Block:
                 if any(p.transposed for p in self.stage.products):
                     self._clear([*range(self.stage.tiles)], count)
                 else:
-                    s.loop(0, count, 1, lambda i, _: self._dots(row, i))
+                    groups(s, count, s.target.dot_rows, partial(self._dots, row))
             with packed:
                 self._tiles(offset, row, count)
 
@@ -145,34 +146,27 @@ class Block:
             place = self._place(i, tile), self.row_size
             self.frame.tile_call(self.vectors, *place, product, first, own, share)
 
-        groups(s, count, group)
+        groups(s, count, s.target.rows, group)
 
-    def _dots(self, row: Value, i: Value) -> None:
-        """Multiply weights as they lie by one row."""
+    def _dots(self, row: Value, i: Value, size: Value) -> None:
+        """Multiply weights as they lie by ``size`` rows from row ``i`` of a chunk on."""
         s, frame = self.s, self.frame
-        function = s.field(frame.table, library_names(s.target).index("dot"), POINTER)
+        number = s.add(size, library_names(s.target).index("dot_1") - 1)
+        function = s.field(frame.table, number, POINTER)
+        top = s.add(row, i)
+
+        def tile(p: Product, first: Value, j: Value, _: list[Value]) -> None:
+            base, stride = frame.matrices[p.matrix]
+            j = s.builder.select(frame.downwards, s.sub(p.count - 1, j), j)
+            line = s.add(s.add(self.u, p.row), s.mul(j, self.stage.units))
+            weights = s.at(base, s.add(s.mul(line, stride), p.column))
+            args = [self._place(i, s.add(j, p.tile)), s.index(self.row_size), frame.row_table]
+            args += [weights, stride, s.index(p.depth), s.index(self.valid), first]
+            s.call_pointer(function, DOT, args)
+
+        def tiles(p: Product, first: Value) -> None:
+            put_rows(s, frame.row_table, size, lambda r: frame.vector(p.source, s.add(top, r)))
+            s.loop(0, p.count, 1, partial(tile, p, first))
+
         for part in self.parts:
-            p = part.product
-            vector = frame.vector(p.source, s.add(row, i))
-            matrix = frame.matrices[p.matrix]
-
-            def tiles(
-                first: Value,
-                p: Product = p,
-                vector: Value = vector,
-                matrix: tuple[Value, Value] = matrix,
-            ) -> None:
-                base, stride = matrix
-
-                def tile(j: Value, _: list[Value]) -> None:
-                    j = s.builder.select(frame.downwards, s.sub(p.count - 1, j), j)
-                    top = s.add(s.add(self.u, p.row), s.mul(j, self.stage.units))
-                    weights = s.at(base, s.add(s.mul(top, stride), p.column))
-                    args = [self._place(i, s.add(j, p.tile)), vector, weights, stride]
-                    s.call_pointer(
-                        function, DOT, [*args, s.index(p.depth), s.index(self.valid), first]
-                    )
-
-                s.loop(0, p.count, 1, tile)
-
-            self._part(part, tiles)
+            self._part(part, partial(tiles, part.product))

@@ -16,6 +16,7 @@ from torch import Tensor
 from cellwright.cpu.frame import LAYOUT, PACKED, TURN
 from cellwright.cpu.memory import Blanks, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import Plan, Rows, projects_first, share_of
+from cellwright.cpu.target import host
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Field, Layout, Walk
 
@@ -30,9 +31,10 @@ __all__ = [
     "shared_kind",
 ]
 
-_RAW_ROWS, _RAW_ROWS_OF_MANY, _UNCACHED_WEIGHTS = 3, 6, 1 << 22
+_RAW_ROWS, _RAW_PASSES = 3, ((1 << 18, 2), (1 << 22, 4), (1 << 62, 6))
 """Calls of up to so many rows over all steps read the weights as they lie: packing would cost more.
-The second number is for so many bytes of weights, which no core's own caches hold once packed."""
+So do calls that go through weights of up to so many bytes up to so many times, over all steps and
+groups of rows: the less of them a core's own caches hold, the more packing costs."""
 _MOST_PREPARED = 1024
 """How many calls a plan remembers; the oldest one goes."""
 
@@ -62,8 +64,10 @@ def check_memory(tensors: Iterable[Tensor]) -> None:
 
 def reads_raw(plan: Plan, layout: Layout) -> bool:
     """Whether a call reads its weights as they lie."""
-    most = _RAW_ROWS if plan.work * plan.item < _UNCACHED_WEIGHTS else _RAW_ROWS_OF_MANY
-    return layout.counts is None and layout.rows <= most
+    weights = plan.work * plan.item
+    passes = layout.steps * -(-layout.batch // host().dot_rows)
+    most = next(most for limit, most in _RAW_PASSES if weights < limit)
+    return layout.counts is None and (layout.rows <= _RAW_ROWS or passes <= most)
 
 
 def matrix_fields(plan: Plan, walk: Walk) -> dict[str, Field]:

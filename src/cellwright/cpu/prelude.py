@@ -123,6 +123,6 @@ def _project_rows(
 
             s.loop(0, size, 1, copy)
 
-        groups(s, frame.steps, group)
+        groups(s, frame.steps, s.target.rows, group)
 
     s.loop(frame.low, frame.high, 1, row)

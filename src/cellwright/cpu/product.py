@@ -357,7 +357,7 @@ class _Product:
                 lambda: tiles(self.rest, size, rest.row(s, i), last, s.index(1)),
             )
 
-        groups(s, count, some)
+        groups(s, count, s.target.rows, some)
 
     def _transpose(
         self, source: Value, stride: Value, shape: tuple[Value, Value], target: Value, to: int

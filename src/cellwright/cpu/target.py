@@ -47,6 +47,11 @@ class Target:
         """Vectors of units of a tile: 6 × 2 = 12 accumulators of 16, or 6 × 4 = 24 of 32."""
         return 4 if self.registers == 32 else 2
 
+    @property
+    def dot_rows(self) -> int:
+        """Rows whose dots with weights are taken at once: their sums fill half of the registers."""
+        return self.registers // 8
+
     def block(self, dtype: str) -> int:
         """Return how many units a tile has."""
         return self.vectors * self.lanes(dtype)

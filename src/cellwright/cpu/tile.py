@@ -23,9 +23,9 @@ TILE = (POINTER, I64, POINTER, I64, POINTER, I64, I64, I64, I64, I64, POINTER, I
 between their depths; weights, the distance between their depths and between tiles; depth, number of
 tiles, whether to start from 0 (1) or to add (0); what to prefetch, and how many elements of it at
 each k."""
-DOT = (POINTER, POINTER, POINTER, I64, I64, I64, I64)
-"""Arguments of a dot: results, the row, weights as they lie, their row stride, depth, number of
-units, whether to start from 0."""
+DOT = (POINTER, I64, POINTER, POINTER, I64, I64, I64, I64)
+"""Arguments of a dot: results, their row stride; pointers to the rows; weights as they lie, their
+row stride, depth, number of units, whether to start from 0."""
 
 
 def emit_tile(s: Simd, rows: int, vectors: int) -> None:
@@ -118,12 +118,12 @@ def _sum_in_pairs(
     return s.loop(even, depth, 1, lambda k, carried: step(k, list(carried)), sums)
 
 
-def groups(s: Simd, count: Value, body: Callable[[Value, Value], None]) -> None:
-    """Part rows into tiles: ``body(first row, rows)`` for full ones, the last two alike.
+def groups(s: Simd, count: Value, full: int, body: Callable[[Value, Value], None]) -> None:
+    """Part rows into groups: ``body(first row, rows)`` for ``full`` ones, the last two alike.
 
     So neither of the last two is small.
     """
-    b, full = s.builder, s.target.rows
+    b = s.builder
     head, inner, done = (b.append_basic_block(n) for n in ("groups", "group", "grouped"))
     before = b.block
     b.branch(head)
@@ -178,38 +178,57 @@ _STREAMS = 4
 """Rows that a dot reads at once: few enough for a processor to foresee each."""
 
 
-def emit_dot(s: Simd) -> None:
-    """C[u] (+)= Σ_k W[u, k] a[k], the weights as torch has them, a vector of units at a time."""
-    c, a, weights, stride, depth, units, first = s.function.args
+def emit_dot(s: Simd, rows: int) -> None:
+    """C[r, u] (+)= Σ_k W[u, k] A[r, k], the weights as torch has them, a vector of units a time."""
+    c, c_stride, row_table, weights, stride, depth, units, first = s.function.args
+    inputs = [s.field(row_table, r, POINTER) for r in range(rows)]
     streams = min(_STREAMS, s.lanes)
-    ahead = s.target.registers // 8  # vectors of each row at once
+    ahead = s.target.dot_rows // rows  # vectors of each row at once
     tail = s.dynamic_mask(s.builder.srem(depth, s.index(s.lanes)))
     steps = [ahead * s.lanes, s.lanes]
     whole = [s.mul(s.builder.sdiv(depth, s.index(step)), step) for step in steps]
 
-    def rows_from(u: Value) -> list[Value]:
-        last = s.sub(units, 1)  # rows past the end repeat the last one; their sums are not used
+    def sums_from(u: Value) -> list[Value]:
+        """Return vectors to add up: of each unit for all rows, one unit after the other."""
+        last = s.sub(units, 1)  # units past the end repeat the last one; their sums are not used
         numbers = [s.min(s.add(u, j), last) for j in range(streams)]
-        rows = [s.at(weights, s.mul(n, stride)) for n in numbers]
+        lines = [s.at(weights, s.mul(n, stride)) for n in numbers]
 
         def step(k: Value, sums: Sequence[Value], count: int, mask: Value = None) -> list[Value]:
             found = list(sums)
             for v in range(count):
-                x = s.load(a, s.add(k, v * s.lanes), mask)
-                for j, row in enumerate(rows):
-                    n = v * len(rows) + j
-                    found[n] = s.fma(s.load(row, s.add(k, v * s.lanes), mask), x, found[n])
+                at = s.add(k, v * s.lanes)
+                columns = [s.load(a, at, mask) for a in inputs]
+                for j, line in enumerate(lines):
+                    w = s.load(line, at, mask)
+                    for r, x in enumerate(columns):
+                        n = (v * streams + j) * rows + r
+                        found[n] = s.fma(w, x, found[n])
             return found
 
-        sums = [s.constant(0.0)] * (ahead * streams)
+        sums = [s.constant(0.0)] * (ahead * streams * rows)
         sums = s.loop(0, whole[0], steps[0], lambda k, found: step(k, found, ahead), sums)
         sums = _merge(s, sums, ahead)
         sums = s.loop(whole[0], whole[1], s.lanes, lambda k, found: step(k, found, 1), sums)
         return s.loop(whole[1], depth, s.lanes, lambda k, found: step(k, found, 1, tail), sums)
 
+    width = rows * s.lanes  # of the sums of one unit
+    memory = s.reserve(s.scalar, s.lanes * width)
+
     def group(u: Value, _: list[Value]) -> None:
-        sums = [v for j in range(0, s.lanes, streams) for v in rows_from(s.add(u, j))]
-        _accumulate(s, [_transposed_sum(s, sums)], [s.at(c, u)], first)
+        """Leave the sums in memory: there are more than registers, but for a single row."""
+
+        def some(j: Value, _: list[Value]) -> None:
+            for n, value in enumerate(sums_from(s.add(u, j))):
+                s.store(value, s.at(memory, s.mul(j, width)), n * s.lanes)
+
+        def row(r: Value, _: list[Value]) -> None:
+            own = s.at(memory, s.mul(r, s.lanes))
+            result = _transposed_sum(s, [s.load(own, j * width) for j in range(s.lanes)])
+            _accumulate(s, [result], [s.at(c, s.add(u, s.mul(c_stride, r)))], first)
+
+        s.loop(0, s.lanes, streams, some)
+        s.loop(0, rows, 1, row)
 
     s.loop(0, units, s.lanes, group)
     s.finish()
