@@ -10,7 +10,7 @@ from tests.cpu.cells import BUNDLED, CELLS
 from tests.tolerance import assert_close
 
 from cellwright.autograd.operation import run_layer
-from cellwright.cells import gru, lstm
+from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.graph.interpret import interpret_layer
 
 each_bundled = pytest.mark.parametrize("cell", BUNDLED, ids=lambda c: c.name)
@@ -152,6 +152,10 @@ def test_weights_that_change_between_calls():
             for tensor in flatten(case).values():
                 tensor.add_(0.1)
     compare(apply(case, copy.deepcopy))
+
+
+def test_an_input_of_a_hundred_thousand():
+    compare(make(rnn_tanh, 3, 100_000, steps=2, batch=5))
 
 
 def test_a_cell_without_parameters():

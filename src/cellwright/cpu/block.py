@@ -107,17 +107,20 @@ class Block:
         end = s.builder.select(frame.downwards, s.index(p.depth - 1), s.index(0))
         put_rows(s, table, count, lambda j: s.at(frame.vector(p.source, s.add(row, j)), end))
 
-    def _turns(self, p: Product, weights: Value, rows: tuple[Value, Value], first: Value) -> None:
-        """Let a product's tiles take turns with the same rows, or rows with the same tile."""
+    def _turns(self, p: Product, weights: Value, table: tuple[Value, Value], first: Value) -> None:
+        """Let a product's tiles take turns with the same rows, or rows with the same tile.
+
+        ``table``: of the rows' addresses, and how many there are.
+        """
         s = self.s
         size = p.depth * self.width
 
         def together() -> None:
-            self._groups(p, p.count, weights, s.index(p.tile), rows, first)
+            self._groups(p, p.count, weights, s.index(p.tile), table, first)
 
         def tile(j: Value, _: list[Value]) -> None:
             own = s.at(weights, s.mul(j, size))
-            self._groups(p, 1, own, s.add(j, p.tile), rows, first)
+            self._groups(p, 1, own, s.add(j, p.tile), table, first)
 
         if p.count == 1 or p.count * size * s.scalar_bytes <= _TOGETHER:
             together()
@@ -134,14 +137,14 @@ class Block:
         tiles: int,
         weights: Value,
         tile: Value,
-        rows: tuple[Value, Value],
+        table: tuple[Value, Value],
         first: Value,
     ) -> None:
         """Multiply all rows of a chunk, a tile's worth at a time, for ``tiles`` tiles."""
-        s, (table, count) = self.s, rows
+        s, (addresses, count) = self.s, table
 
         def group(i: Value, size: Value) -> None:
-            own = s.builder.gep(table, [i], source_etype=POINTER), size
+            own = s.builder.gep(addresses, [i], source_etype=POINTER), size
             product, share = (weights, p.depth, tiles), (i, count)
             place = self._place(i, tile), self.row_size
             self.frame.tile_call(self.vectors, *place, product, first, own, share)

@@ -119,13 +119,14 @@ class Part:
         return self.product.source, self.product.depth, self.product.given
 
 
-_DEPTH = 1024
-"""How deep a product goes at once: the tile's weights and the rows then stay in a core's caches."""
+_DEPTH, _PIECES = 1024, 32
+"""How deep a product goes at once: the tile's weights and the rows then stay in a core's caches.
+And into how many pieces it is cut at most, as each is code of its own."""
 
 
 def _pieces(p: Product) -> list[Product]:
     """Cut a deep product into several that add up."""
-    count = -(-p.depth // _DEPTH)
+    count = min(-(-p.depth // _DEPTH), _PIECES)
     cuts = [p.depth * j // count for j in range(count + 1)]
     pieces = []
     for start, stop in pairwise(cuts):
@@ -322,9 +323,9 @@ class Frame:
             along, pitch, start = (s.builder.select(self.downwards, a, b) for a, b in pairs)
         args = [results, s.index(stride), table, along, start, pitch]
         args += [s.index(n) for n in (depth * width, depth, count)]
-        done, rows = share
+        done, total = share
         whole = depth * count * width
-        passed = s.builder.sdiv(s.mul(done, whole), s.index(rows))
+        passed = s.builder.sdiv(s.mul(done, whole), s.index(total))
         coming = s.at(weights, s.add(passed, whole))
-        pace = s.builder.sdiv(s.mul(size, width), s.index(rows))
+        pace = s.builder.sdiv(s.mul(size, width), s.index(total))
         s.call_pointer(function, TILE, [*args, first, coming, pace])

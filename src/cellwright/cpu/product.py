@@ -289,7 +289,9 @@ class _Product:
     def _gathered_rows(self) -> _Place:
         s, choose = self.s, self.s.builder.select
         line = choose(self.crosswise, s.index(1), s.index(_DEPTH + _SLACK))
-        return _Place(self.row_memory, line, choose(self.crosswise, s.index(_ROWS), s.index(1)))
+        return _Place(
+            self.row_memory, line, choose(self.crosswise, s.index(_ROWS + _SLACK), s.index(1))
+        )
 
     def _copied(self, group: _Group) -> tuple[Value, Value]:
         """Whether the wide side is copied, and the rows: depths are in several runs, or far apart.

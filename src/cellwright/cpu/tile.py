@@ -1,8 +1,8 @@
 """Matrix products in registers: the functions that every kernel of a target and dtype shares.
 
 A tile is R batch rows × V vectors of units, its accumulators in registers for the whole sum over
-k; the results go to a small buffer that stays in the first-level cache, where a cell's equations
-pick them up. All matrices here are addressed in elements.
+k; the results go to a small buffer, where a cell's equations pick them up while it is still in a
+core's caches. All matrices here are addressed in elements.
 """
 
 from collections.abc import Callable, Sequence
@@ -108,7 +108,10 @@ _MANY_SUMS = 16
 def _sum_in_pairs(
     s: Simd, depth: Value, size: int, step: Callable[[Value, list[Value]], list[Value]]
 ) -> list[Value]:
-    """Do so two depths at a time: some processors count where they would multiply."""
+    """Return sums as ``_sum_depths`` does, two depths at a time.
+
+    Some processors count where they would multiply.
+    """
     even = s.builder.and_(depth, s.index(-2))
 
     def pair(k: Value, sums: list[Value]) -> list[Value]:
@@ -143,7 +146,7 @@ def groups(s: Simd, count: Value, full: int, body: Callable[[Value, Value], None
 
 
 def put_rows(s: Simd, row_table: Value, size: Value, address: Callable[[Value], Value]) -> None:
-    """Put the addresses of a tile's rows into its row table."""
+    """Put the addresses of ``size`` rows into a table."""
 
     def put(j: Value, _: list[Value]) -> None:
         place = s.builder.gep(row_table, [j], source_etype=POINTER)
@@ -179,7 +182,7 @@ _STREAMS = 4
 
 
 def emit_dot(s: Simd, rows: int) -> None:
-    """C[r, u] (+)= Σ_k W[u, k] A[r, k], the weights as torch has them, a vector of units a time."""
+    """C[r, u] (+)= Σ_k W[u, k] A[r, k], weights as torch has them, a vector of units at a time."""
     c, c_stride, row_table, weights, stride, depth, units, first = s.function.args
     inputs = [s.field(row_table, r, POINTER) for r in range(rows)]
     streams = min(_STREAMS, s.lanes)
@@ -216,7 +219,7 @@ def emit_dot(s: Simd, rows: int) -> None:
     memory = s.reserve(s.scalar, s.lanes * width)
 
     def group(u: Value, _: list[Value]) -> None:
-        """Leave the sums in memory: there are more than registers, but for a single row."""
+        """Leave the sums of all units in memory, as they outnumber registers; add each one up."""
 
         def some(j: Value, _: list[Value]) -> None:
             for n, value in enumerate(sums_from(s.add(u, j))):

@@ -92,7 +92,7 @@ def _exp(s: Simd, x: Value) -> Value:
 
 
 def _reciprocal(s: Simd, x: Value, finite: bool) -> Value:
-    """Return 1 / x for x ≥ 1.
+    """Return 1 / x for x ≥ 1/2.
 
     A division keeps a processor busy for as long as the rest of a sigmoid. Where there are
     estimates, a step of Newton's doubles their bits, to more than float32 has.
