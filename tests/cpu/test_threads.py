@@ -89,6 +89,18 @@ def agree_on_threads(case):
         assert_close(two, one)
 
 
+@pytest.mark.parametrize("lengths", [(6, 4, 4, 1), (3, 3, 3), (9, 1, 1, 1, 1, 1, 1), (5,)])
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_rows_of_mixed_lengths_are_shared_out_by_their_steps(lengths, threads):
+    sizes = [sum(n > t for n in lengths) for t in range(lengths[0])]
+    *starts, end = Layout(len(sizes), sizes[0], sizes).bounds(threads)
+    assert end == len(lengths)
+    for i, start in enumerate(starts):
+        share = sum(lengths) * i / threads
+        assert sum(lengths[:start]) >= share
+        assert start == 0 or sum(lengths[: start - 1]) < share
+
+
 BY_UNITS = {
     "one row": {"steps": 9, "batch": 1},
     "one step": {"steps": 1, "batch": 2},

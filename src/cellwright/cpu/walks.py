@@ -68,8 +68,10 @@ class Layout:
     def _share(self, threads: int) -> "array[int]":
         if self.counts is None or threads == 1:
             return array("q", [self.batch * i // threads for i in range(threads + 1)])
-        # a row's length is the number of steps that have it: the first rows are the longest
-        lengths = [sum(count > row for count in self.counts) for row in range(self.batch)]
+        # the rows that a step has and the next one lacks end there; the first rows are the longest
+        after = [*self.counts[1:], 0]
+        ending = zip(range(self.steps, 0, -1), self.counts[::-1], after[::-1], strict=True)
+        lengths = (step for step, now, then in ending for _ in range(now - then))
         sums = list(accumulate(lengths, initial=0))
         cuts = [bisect_left(sums, self.rows * i / threads) for i in range(threads)]
         return array("q", [*cuts, self.batch])
