@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from functools import partial
 
-from cellwright.cpu.frame import Frame, Part, split
+from cellwright.cpu.frame import Frame, Part, Vector, split
 from cellwright.cpu.levels import levels
 from cellwright.cpu.library import library_names
 from cellwright.cpu.simd import POINTER, Value
 from cellwright.cpu.tile import DOT, groups, put_rows
-from cellwright.graph.schedule import Product, Stage
+from cellwright.graph.schedule import Product, Read, Stage
 
 __all__ = ["Block"]
 
@@ -77,35 +77,33 @@ class Block:
         s, frame = self.s, self.frame
         whole = sum(p.depth * p.count for p in self.stage.products)
         base = s.at(frame.packed, s.add(s.mul(self.u, whole), offset))
-        tables = {
-            vector: s.builder.gep(frame.row_table, [s.index(n * frame.chunk)], source_etype=POINTER)
-            for n, vector in enumerate(dict.fromkeys(part.vector for part in self.parts))
-        }
-        start, missing = 0, {*tables}
+        tables = self._put_vectors(row, count)
+        start = 0
         for part in self.parts:
             p, weights = part.product, s.at(base, start * self.width)
             start += p.depth * p.count
-            fresh = part.vector in missing
-            missing.discard(part.vector)
+            self._part(part, partial(self._turns, p, weights, (tables[part.vector], count)))
 
-            def rows(
-                first: Value,
-                part: Part = part,
-                weights: Value = weights,
-                fresh: bool = fresh,
-            ) -> None:
-                table = tables[part.vector]
-                if fresh:
-                    self._put_vectors(table, part.product, row, count)
-                self._turns(part.product, weights, (table, count), first)
-
-            self._part(part, rows)
-
-    def _put_vectors(self, table: Value, p: Product, row: Value, count: Value) -> None:
-        """Put the addresses of what a product multiplies into a table, for all rows of a chunk."""
+    def _put_vectors(self, row: Value, count: Value) -> dict[Vector, Value]:
+        """Return tables of the addresses of what is multiplied, for all rows of a chunk."""
         s, frame = self.s, self.frame
-        end = s.builder.select(frame.downwards, s.index(p.depth - 1), s.index(0))
-        put_rows(s, table, count, lambda j: s.at(frame.vector(p.source, s.add(row, j)), end))
+        tables: dict[Vector, Value] = {}
+        for n, vector in enumerate(dict.fromkeys(part.vector for part in self.parts)):
+            table = s.builder.gep(frame.row_table, [s.index(n * frame.chunk)], source_etype=POINTER)
+            source, depth, given = vector
+            put = partial(self._put_vector, table, source, depth, row, count)
+            if given:
+                s.when(s.less(frame.ahead, 1), put)
+            else:
+                put()
+            tables[vector] = table
+        return tables
+
+    def _put_vector(self, table: Value, source: Read, depth: int, row: Value, count: Value) -> None:
+        """Put down where a vector's first depth of each row is, or its last one."""
+        s, frame = self.s, self.frame
+        end = s.builder.select(frame.downwards, s.index(depth - 1), s.index(0))
+        put_rows(s, table, count, lambda j: s.at(frame.vector(source, s.add(row, j)), end))
 
     def _turns(self, p: Product, weights: Value, table: tuple[Value, Value], first: Value) -> None:
         """Let a product's tiles take turns with the same rows, or rows with the same tile.

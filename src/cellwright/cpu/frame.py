@@ -45,6 +45,7 @@ __all__ = [
     "Part",
     "Place",
     "Places",
+    "Vector",
     "depths",
     "matrices",
     "packed_size",
@@ -102,6 +103,10 @@ class Places:
         self.matrix_strides = {name: after + k for k, name in enumerate(matrices)}
 
 
+Vector = tuple[Read, int, bool]
+"""What weights are multiplied with, its length, and whether it may be left out."""
+
+
 @dataclass(frozen=True)
 class Part:
     """A product or some of its tiles; ``first``: it comes first in them, so nothing is added to.
@@ -114,8 +119,8 @@ class Part:
     first_ahead: bool
 
     @property
-    def vector(self) -> tuple[Read, int, bool]:
-        """What the weights are multiplied with, its length, and whether it may be left out."""
+    def vector(self) -> Vector:
+        """What the weights are multiplied with."""
         return self.product.source, self.product.depth, self.product.given
 
 

@@ -85,14 +85,12 @@ class Spares:
 
     def take(self, size: int) -> Tensor:
         """Return a block of at least ``size`` elements, which nobody else has."""
-        for shelf, (most, _) in zip(self._shelves, _SHELVES, strict=True):
-            if size * self._dtype.itemsize <= most:
-                try:
-                    block = shelf.pop()
-                except IndexError:
-                    break
-                return block if block.numel() >= size else self._new(size)
-        return self._new(size)
+        shelf, _ = self._shelf(size * self._dtype.itemsize)
+        try:
+            block = shelf.pop()
+        except IndexError:
+            return self._new(size)
+        return block if block.numel() >= size else self._new(size)
 
     def put_back(self, block: Tensor, *, large: bool = False) -> None:
         """Keep a block for others; one that is not put back is freed with its last reference.
@@ -100,11 +98,16 @@ class Spares:
         Large ones are kept only if ``large``: not in training, whose backward pass needs the most
         memory when that of the forward pass lies idle.
         """
-        for shelf, (most, count) in zip(self._shelves, _SHELVES, strict=True):
-            if block.nbytes <= most:
-                if len(shelf) < count and (large or shelf is self._shelves[0]):
-                    shelf.append(block)
-                return
+        shelf, most = self._shelf(block.nbytes)
+        if len(shelf) < most and (large or shelf is self._shelves[0]):
+            shelf.append(block)
+
+    def _shelf(self, size: int) -> tuple[list[Tensor], int]:
+        """Return where blocks of so many bytes are kept, and at most how many."""
+        for shelf, (largest, most) in zip(self._shelves, _SHELVES, strict=True):
+            if size <= largest:
+                return shelf, most
+        return [], 0
 
     def clear(self) -> None:
         """Free all that is kept."""

@@ -79,46 +79,30 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
     s.finish()
 
 
+_LATENCY, _MANY_SUMS = 8, 16
+"""Two fused multiply-adds a cycle, four cycles each: fewer sums than the first number would wait.
+From the second on, a loop counts two depths at once: some processors count where they would
+multiply."""
+
+
 def _sum_depths(
     s: Simd, depth: Value, size: int, step: Callable[[Value, list[Value]], list[Value]]
 ) -> list[Value]:
     """Return ``size`` sums over all depths, to which ``step`` adds those of one."""
-    if size >= _MANY_SUMS:
-        return _sum_in_pairs(s, depth, size, step)
-    # two fused multiply-adds a cycle, four cycles each: fewer than 8 accumulators would wait
-    sets = max(1, -(-8 // size))
-    whole = s.mul(s.builder.sdiv(depth, s.index(sets)), sets)
+    sets = max(1, -(-_LATENCY // size))
+    each = 2 if size >= _MANY_SUMS else sets
+    whole = s.mul(s.builder.sdiv(depth, s.index(each)), each)
 
     def steps(k: Value, carried: list[Value]) -> list[Value]:
         parts = [list(carried[j * size : (j + 1) * size]) for j in range(sets)]
-        for j in range(sets):
-            parts[j] = step(s.add(k, j), parts[j])
+        for j in range(each):
+            parts[j % sets] = step(s.add(k, j), parts[j % sets])
         return [value for part in parts for value in part]
 
-    merged = _merge(s, s.loop(0, whole, sets, steps, [s.constant(0.0)] * (size * sets)), sets)
-    if sets > 1:
+    merged = _merge(s, s.loop(0, whole, each, steps, [s.constant(0.0)] * (size * sets)), sets)
+    if each > 1:
         merged = s.loop(whole, depth, 1, lambda k, carried: step(k, list(carried)), merged)
     return merged
-
-
-_MANY_SUMS = 16
-"""Sums from which counting depths costs more than it takes to load code for two of them."""
-
-
-def _sum_in_pairs(
-    s: Simd, depth: Value, size: int, step: Callable[[Value, list[Value]], list[Value]]
-) -> list[Value]:
-    """Return sums as ``_sum_depths`` does, two depths at a time.
-
-    Some processors count where they would multiply.
-    """
-    even = s.builder.and_(depth, s.index(-2))
-
-    def pair(k: Value, sums: list[Value]) -> list[Value]:
-        return step(s.add(k, 1), step(k, list(sums)))
-
-    sums = s.loop(0, even, 2, pair, [s.constant(0.0)] * size)
-    return s.loop(even, depth, 1, lambda k, carried: step(k, list(carried)), sums)
 
 
 def groups(s: Simd, count: Value, full: int, body: Callable[[Value, Value], None]) -> None:
