@@ -1,6 +1,7 @@
 """Tell beforehand how a call will run: which kernel, tile, threads, and how fast it can be."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -8,15 +9,18 @@ from torch.nn.utils.rnn import PackedSequence
 
 from cellwright.autograd.obstacle import obstacle
 from cellwright.autograd.operation import plan_for
-from cellwright.cpu.forward import reads_raw
-from cellwright.cpu.plan import Plan, projects_first, share_of
-from cellwright.cpu.rates import matrix_rate, read_rate
-from cellwright.cpu.target import Target, host
+from cellwright.cpu.amx import AMX_ROWS
+from cellwright.cpu.choice import projects_first, reads_raw, share_of, takes_amx
+from cellwright.cpu.rates import amx_rate, matrix_rate, read_rate
+from cellwright.cpu.target import host
 from cellwright.cpu.walks import Layout
 from cellwright.errors import CompileError
 from cellwright.nn import Recurrent
 from cellwright.nn.recurrent import is_dense
 from cellwright.nn.sequence import SequenceModel
+
+if TYPE_CHECKING:
+    from cellwright.cpu.plan import Plan
 
 __all__ = ["Explanation", "LayerExplanation", "explain"]
 
@@ -84,7 +88,7 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
     """Tell which kernel, tile, threads and floor a call ``module(input)`` gets. Runs nothing.
 
     The floor is the larger of two times: the operations at the measured rate of this machine's
-    matrix product, and the weights read at its measured bandwidth, times the number of steps.
+    tiles or its AMX, and the weights read at its measured bandwidth, times the number of steps.
 
     Args:
         module: a module of ``cellwright.nn``.
@@ -134,38 +138,42 @@ def _sequence(recurrent: Recurrent, given: Tensor | PackedSequence) -> tuple[Ten
 
 def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> LayerExplanation:
     weights = recurrent._weights(number)
-    cause = obstacle(x, weights)
-    plan: Plan | None = None
-    target: Target | None = None
-    if cause is None:
+    cause = obstacle(x, weights) or ""
+    if not cause:
         try:
-            target = host()
+            host()
             plan = plan_for(recurrent._whole_cell, x, weights, recurrent.hidden_size)
         except CompileError as error:
             cause = str(error)
-    if plan is None or target is None:
-        cause = cause or "the parameters do not fit the input"
-        return LayerExplanation(number, "interpreter", cause, (0, 0), 1, False, "", "", 0, 0, 0.0)
-    share = share_of(plan, layout)
-    threads = share.threads
-    directions = len(weights)
+        else:
+            if plan is not None:
+                return _kernel(plan, number, layout, len(weights))
+    cause = cause or "the parameters do not fit the input"
+    return LayerExplanation(number, "interpreter", cause, (0, 0), 1, False, "", "", 0, 0, 0.0)
+
+
+def _kernel(plan: "Plan", number: int, layout: Layout, directions: int) -> LayerExplanation:
+    target, share = host(), share_of(plan, layout)
     raw = reads_raw(plan, layout)
+    amx = not raw and takes_amx(plan, layout, "forward")
     ahead = not raw and projects_first(plan, layout)
+    once = plan.input_work * plan.item if ahead else 0
+    weights = plan.amx_need["forward"].planes if amx else plan.work * plan.item
     operations = 2 * layout.rows * plan.work * directions
-    once = plan.input_work if ahead else 0
-    read = ((plan.work - once) * layout.steps + once) * plan.item * directions
-    rate = read_rate(max(_SMALLEST, plan.work * plan.item)) * (threads if share.by_units else 1)
-    floor = max(operations / (threads * matrix_rate(plan.dtype)), read / rate)
+    read = ((weights - once) * layout.steps + once) * directions
+    rate = read_rate(max(_SMALLEST, weights)) * (share.threads if share.by_units else 1)
+    products = share.threads * (amx_rate() if amx else matrix_rate(plan.dtype))
+    packed = "packed as three bfloat16 planes" if amx else "packed"
     return LayerExplanation(
-        number,
-        f"{plan.cell.name}_forward ({target.name}, {plan.dtype})",
-        "",
-        (target.rows, target.block(plan.dtype)),
-        threads,
-        share.by_units,
-        "weights read as they lie" if raw else "weights packed",
-        "input multiplied ahead of the walk" if ahead else "input multiplied within each step",
-        operations,
-        read,
-        floor,
+        layer=number,
+        kernel=f"{plan.cell.name}_forward ({'amx' if amx else target.vector_name}, {plan.dtype})",
+        cause="",
+        tile=(2 * AMX_ROWS, 2 * AMX_ROWS) if amx else (target.rows, target.block(plan.dtype)),
+        threads=share.threads,
+        by_units=share.by_units,
+        weights=f"weights {'read as they lie' if raw else packed}",
+        input=f"input multiplied {'ahead of the walk' if ahead else 'within each step'}",
+        operations=operations,
+        bytes=read,
+        floor=max(operations / products, read / rate),
     )

@@ -159,11 +159,13 @@ def test_packed_sequences_that_do_not_add_up_are_never_read(sizes):
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("491520K", 491520 << 10), ("4096\n", 4096), ("?", 1 << 25), (None, 1 << 25)]
+    ("text", "size"), [("491520K", 491520 << 10), ("4096\n", 4096), ("?", None), (None, None)]
 )
-def test_the_size_of_the_shared_cache(text, size, tmp_path, monkeypatch):
-    place = tmp_path / "size"
-    if text is not None:
-        place.write_text(text)
-    monkeypatch.setattr(target, "_THIRD_LEVEL", place)
-    assert target.shared_cache.__wrapped__() == size
+def test_the_size_of_the_caches(text, size, tmp_path, monkeypatch):
+    for level in (2, 3):
+        (tmp_path / f"index{level}").mkdir()
+        if text is not None:
+            (tmp_path / f"index{level}" / "size").write_text(text)
+    monkeypatch.setattr(target, "_CACHES", tmp_path)
+    assert target.shared_cache.__wrapped__() == (size or 1 << 25)
+    assert target.own_cache.__wrapped__() == (size or 1 << 20)

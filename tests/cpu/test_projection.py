@@ -9,7 +9,7 @@ from tests.tolerance import assert_close
 from torch.autograd import gradcheck
 
 from cellwright.cells import lstm
-from cellwright.cpu import plan
+from cellwright.cpu import choice, plan
 from cellwright.cpu.walks import dense
 from cellwright.graph.accumulate import accumulate
 from cellwright.graph.cell import projected
@@ -50,14 +50,14 @@ def test_gradcheck(name, form):
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("form", [{"batch": 1}, {"batch": 3, "directions": 2}, {"batch": 41}])
 def test_threads_that_share_units(threads, form, monkeypatch):
-    monkeypatch.setattr(plan, "_UNITS_FROM", 0)  # as for weights of many MiB
+    monkeypatch.setattr(choice, "_UNITS_FROM", 0)  # as for weights of many MiB
     case = make(lstm, 330, 17, outputs=150, **form)
     cotangents = {name: torch.randn_like(t) for name, t in results(case).items()}
     alone = run(case, cotangents)
     torch.set_num_threads(threads)
     try:
         layer = plan.plan_of(projected(lstm), 17, 330, 150, "float32", True)
-        assert plan.share_of(layer, dense(*case.x.shape[:2])) == (threads, True)
+        assert choice.share_of(layer, dense(*case.x.shape[:2])) == (threads, True)
         found = run(case, cotangents)
     finally:
         torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from tests.tolerance import assert_close
 from torch.utils.data import DataLoader, Dataset
 
 from cellwright.cells import gru, lstm, rnn_tanh
-from cellwright.cpu import plan
+from cellwright.cpu import choice, plan
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Layout, dense
 
@@ -59,7 +59,7 @@ def test_two_threads_agree_with_one(cell, form):
 def test_threads_that_project_their_rows_ahead(cell, form):
     case = make(cell, 20, 5000, steps=6, **form)
     layer = plan.plan_of(cell, 5000, 20, 20, "float32", True)
-    assert plan.projects_first(layer, dense(*case.x.shape[:2]))
+    assert choice.projects_first(layer, dense(*case.x.shape[:2]))
     agree_on_threads(case)
 
 
@@ -67,11 +67,11 @@ def test_large_weights_are_projected_ahead_where_no_cache_holds_them(monkeypatch
     layer = plan.plan_of(lstm, 512, 1024, 1024, "float32", True)
     weights = 4 * 4 * 1024 * (512 + 1024)
     for cache, ahead in ((0, True), (2 * weights, True), (2 * weights + 2, False)):
-        monkeypatch.setattr(plan, "shared_cache", lambda cache=cache: cache)
-        assert plan.projects_first(layer, dense(3, 32)) == ahead
+        monkeypatch.setattr(choice, "shared_cache", lambda cache=cache: cache)
+        assert choice.projects_first(layer, dense(3, 32)) == ahead
     small = plan.plan_of(lstm, 512, 512, 512, "float32", True)
-    monkeypatch.setattr(plan, "shared_cache", lambda: 0)
-    assert not plan.projects_first(small, dense(3, 32))
+    monkeypatch.setattr(choice, "shared_cache", lambda: 0)
+    assert not choice.projects_first(small, dense(3, 32))
 
 
 def agree_on_threads(case):
@@ -120,14 +120,14 @@ def layout_of(case):
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh", "peephole", "two_stages"])
 @pytest.mark.parametrize("form", BY_UNITS)
 def test_threads_that_share_units_agree_with_one(name, form, monkeypatch):
-    monkeypatch.setattr(plan, "_UNITS_FROM", 0)  # as for weights of many MiB
+    monkeypatch.setattr(choice, "_UNITS_FROM", 0)  # as for weights of many MiB
     case = make(CELLS[name], 330, 17, **BY_UNITS[form])
     try:
         expected, count = everything(case), len(results(case))
         for threads in (2, 3):
             torch.set_num_threads(threads)
             layer = plan.plan_of(case.cell, 17, 330, 330, "float32", True)
-            share = plan.share_of(layer, layout_of(case))
+            share = choice.share_of(layer, layout_of(case))
             assert share == (threads, True)
             found = everything(case)
             assert same(found[:count], expected[:count])  # any thread computes a unit alike

@@ -13,10 +13,11 @@ from typing import NamedTuple
 from torch import Tensor, contiguous_format
 
 from cellwright.cpu.backward_products import BackwardProducts, Fill, Places, fill_in
+from cellwright.cpu.choice import share_of, takes_amx
 from cellwright.cpu.forward import check_memory, matrix_fields, remember, shared_kind
-from cellwright.cpu.frame import LAYOUT, PACKED, SUM_ROWS
+from cellwright.cpu.frame import LAYOUT, PACKED, SPLIT, SUM_ROWS
 from cellwright.cpu.memory import Blanks, contiguous
-from cellwright.cpu.plan import Plan, Rows, field, share_of
+from cellwright.cpu.plan import Plan, Rows, field
 from cellwright.cpu.walks import Field, Layout
 
 __all__ = ["BackwardCall", "backward_call"]
@@ -51,6 +52,7 @@ class BackwardCall:
         stages = self.walk.program.stages
         within = any(p.source.when == "now" for stage in stages for p in stage.products)
         self.packs = self.layout.steps > 1 or within  # else there is no step to take products with
+        self.amx = self.packs and takes_amx(plan, self.layout, "backward")
         # tensors that the forward pass keeps of a direction
         self.each = len(plan.ends) + len(self.expressions)
         # a walk that reads the input writes its gradient, the other direction's beside it
@@ -206,7 +208,10 @@ class BackwardCall:
 
     def _walk(self, addresses: list[int], dy: Tensor | None, layout: Layout) -> None:
         """Go through the steps; memory for the packed weights is held no longer than that."""
-        packed = self.walk.spares.take(self.walk.packed_size) if self.packs else None
+        walk = self.walk
+        weights = walk.plane_size if self.amx else walk.packed_size
+        rows = walk.split_size(layout.batch, self.share) if self.amx else 0
+        packed = walk.spares.take(weights + rows) if self.packs else None
         place, *strides = self.plan.zero_row if dy is None else field(dy)
         for d, (template, fills) in enumerate(self.ways):
             struct = fill_in(template, fills, addresses)
@@ -216,9 +221,11 @@ class BackwardCall:
                 struct[self.dy_field] = place
             struct[self.dy_strides : self.dy_strides + 2] = array("q", strides)
             struct[PACKED] = 0 if packed is None else packed.data_ptr()
-            self.walk.run(struct, self.share)
+            if self.amx:
+                struct[SPLIT] = struct[PACKED] + weights * self.plan.item
+            walk.run(struct, self.share)
         if packed is not None:
-            self.walk.spares.put_back(packed)
+            walk.spares.put_back(packed)
 
     def _state_cotangent(self, g: Tensor | None, new: Blanks) -> Tensor | None:
         """Return the cotangent of a final state, for the walk to turn into that of the initial one.

@@ -29,7 +29,10 @@ class Block:
         self.row_size = levels(stage).slots * self.width
 
     def multiply(self, offset: int, row: Value, count: Value) -> None:
-        """Compute the tiles of ``count`` rows; the stage's packed weights start at ``offset``."""
+        """Compute the tiles of ``count`` rows without AMX.
+
+        The stage's packed weights start at ``offset``.
+        """
         s, frame = self.s, self.frame
         given = {p.tile + j for p in self.stage.products if p.given for j in range(p.count)}
         others = {p.tile + j for p in self.stage.products if not p.given for j in range(p.count)}
@@ -152,7 +155,7 @@ class Block:
     def _dots(self, row: Value, i: Value, size: Value) -> None:
         """Multiply weights as they lie by ``size`` rows from row ``i`` of a chunk on."""
         s, frame = self.s, self.frame
-        number = s.add(size, library_names(s.target).index("dot_1") - 1)
+        number = s.add(size, library_names(s.target, s.dtype).index("dot_1") - 1)
         function = s.field(frame.table, number, POINTER)
         top = s.add(row, i)
 

@@ -1,5 +1,6 @@
 """A stage's equations on one block of units: from tiles and memory to what the stage writes."""
 
+from cellwright.cpu.amx import emit_busy
 from cellwright.cpu.frame import SUM_ROWS, Frame
 from cellwright.cpu.levels import Level, levels
 from cellwright.cpu.simd import Value
@@ -33,6 +34,7 @@ class Equations:
             for v in range(self.vectors):
                 s.store(s.constant(0.0), self.partial[w], v * s.lanes)
         for level in self.levels.levels:
+            frame.by_amx(lambda: emit_busy(s), lambda: None)
             s.loop(0, count, 1, lambda i, _, level=level: self._row(level, row, i))  # type: ignore[misc]
         for w in sums:
             self._add(w, row)

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from cellwright.cpu.frame import LAYOUT, PACKED, TURN
+from cellwright.cpu.choice import projects_first, reads_raw, share_of, takes_amx
+from cellwright.cpu.frame import LAYOUT, PACKED, SPLIT, TURN
 from cellwright.cpu.memory import Blanks, Strided, contiguous, lacks_memory
-from cellwright.cpu.plan import Plan, Rows, projects_first, share_of
-from cellwright.cpu.target import host
+from cellwright.cpu.plan import Plan, Rows
 from cellwright.cpu.team import Team
-from cellwright.cpu.walks import Field, Layout, Walk
+from cellwright.cpu.walks import Field, Walk
 
 __all__ = [
     "ForwardCall",
@@ -26,15 +26,10 @@ __all__ = [
     "forward_call",
     "matrix_fields",
     "no_gaps",
-    "reads_raw",
     "remember",
     "shared_kind",
 ]
 
-_RAW_ROWS, _RAW_PASSES = 3, ((1 << 18, 2), (1 << 22, 4), (1 << 62, 6))
-"""Calls of up to so many rows over all steps read the weights as they lie: packing would cost more.
-So do calls that go through weights of up to so many bytes up to so many times, over all steps and
-groups of rows: the less of them a core's own caches hold, the more packing costs."""
 _MOST_PREPARED = 1024
 """How many calls a plan remembers; the oldest one goes."""
 
@@ -60,14 +55,6 @@ def check_memory(tensors: Iterable[Tensor]) -> None:
                 f"expected tensors with memory, got one of shape {tuple(t.shape)} whose storage "
                 "was freed (resize_(0)); fill it again before the layer runs"
             )
-
-
-def reads_raw(plan: Plan, layout: Layout) -> bool:
-    """Whether a call reads its weights as they lie."""
-    weights = plan.work * plan.item
-    passes = layout.steps * -(-layout.batch // host().dot_rows)
-    most = next(most for limit, most in _RAW_PASSES if weights < limit)
-    return layout.counts is None and (layout.rows <= _RAW_ROWS or passes <= most)
 
 
 def matrix_fields(plan: Plan, walk: Walk) -> dict[str, Field]:
@@ -114,6 +101,7 @@ class ForwardCall:
         self.width = plan.accumulators
         self.keep, self.raw = keep, reads_raw(plan, layout)
         self.share = share_of(plan, layout)
+        self.amx = not self.raw and takes_amx(plan, layout, "forward")
         self.ahead = not self.raw and projects_first(plan, layout)
         made = self._made(rows)
         self.blanks = Blanks(plan.dtype, *(one.form for one in made))
@@ -149,6 +137,9 @@ class ForwardCall:
         """
         plan, step, N = self.plan, self.plan.step, self.layout.batch
         sizes = {} if self.raw else {"packed": self.walk.packed_size}
+        if self.amx:
+            sizes["packed"] = self.walk.plane_size
+            sizes["split"] = self.walk.split_size(N, self.share)
         if not self.keep:
             if self.ahead or step.rounds > 1:
                 sizes["a"] = (self.layout.rows if self.ahead else N) * self.width
@@ -165,7 +156,7 @@ class ForwardCall:
         what is made, the hidden memory; then those that lie so many bytes behind one of them.
         """
         plan, places = self.plan, self.walk.places
-        at = places.buffers | {"packed": PACKED}
+        at = places.buffers | {"packed": PACKED, "split": SPLIT}
         own = [
             places.matrices[name] if kind == "weight" else at[f"{kind}.{name}"]
             for kind, name in plan.parameters
@@ -281,7 +272,8 @@ def shared_kind(plan: Plan, rows: Rows) -> tuple[object, ...]:
     """Return what calls have in common that may share what is prepared."""
     layout = rows.layout
     if layout.counts is not None:
-        return ("packed", layout.batch, share_of(plan, layout))
+        amx = takes_amx(plan, layout, "forward"), takes_amx(plan, layout, "backward")
+        return ("packed", layout.batch, share_of(plan, layout), *amx)
     return (layout.steps, layout.batch, rows.batch_first, Team.threads())
 
 

@@ -17,7 +17,9 @@ The struct (8-byte fields):
 11    for walks of one or two rows: 1 if the first step goes through its weights backwards, else 0
 12    packed weights, or null: the weights are read as they lie; a walk back then has no products,
       since all of them would be with a step before the first one
-13 …  the address of each buffer, then of each weight matrix
+13    memory for planes of rows, or null; where it is there, the packed weights are planes too
+14    1 once a weight was found that has no planes
+15 …  the address of each buffer, then of each weight matrix
 …     for each buffer: distance between steps, distance between rows, in elements
 …     for each weight matrix: distance between rows, in elements
 ====  =====================================================================================
@@ -27,6 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
+from cellwright.cpu.amx import AMX_ROWS
 from cellwright.cpu.barrier import emit_barrier
 from cellwright.cpu.levels import levels
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
@@ -38,6 +41,8 @@ __all__ = [
     "BARRIER",
     "LAYOUT",
     "PACKED",
+    "REFUSED",
+    "SPLIT",
     "SUM_ROWS",
     "THREADS",
     "TURN",
@@ -53,7 +58,7 @@ __all__ = [
     "split",
 ]
 
-LAYOUT, AHEAD, THREADS, BARRIER, TURN, PACKED, ADDRESSES = 7, 8, 9, 10, 11, 12, 13
+LAYOUT, AHEAD, THREADS, BARRIER, TURN, PACKED, SPLIT, REFUSED, ADDRESSES = range(7, 16)
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""
@@ -182,7 +187,9 @@ class Frame:
         self.downwards: Value = None  # whether the present step goes through its weights backwards
         tiles = max(1, *(levels(stage).slots for stage in program.stages))
         per_row = tiles * self.block * s.scalar_bytes
-        self.chunk = max(1, _TILE_BYTES // (per_row * s.target.rows)) * s.target.rows
+        self.has_amx = s.target.has_amx(s.dtype)
+        unit = 2 * AMX_ROWS if self.has_amx else s.target.rows
+        self.chunk = max(1, _TILE_BYTES // (per_row * unit)) * unit
         self.tiles = s.reserve(s.scalar, self.chunk * tiles * self.block)
         vectors = max(1, *(len({part.vector for part in split(stage)}) for stage in program.stages))
         self.row_table = s.reserve(POINTER, vectors * self.chunk)
@@ -199,6 +206,8 @@ class Frame:
         self.table, self.packed = s.field(struct, 7, POINTER), s.field(struct, PACKED, POINTER)
         self.ahead, self.threads = s.field(struct, AHEAD), s.field(struct, THREADS)
         self.turn = s.field(struct, TURN)
+        self.split = s.field(struct, SPLIT, POINTER)
+        self.amx = s.builder.not_(s.is_null(self.split))
         self.buffers: dict[str, tuple[Value, Value, Value]] = {}
         self.matrices: dict[str, tuple[Value, Value]] = {}
         names = [buffer.name for buffer in program.buffers]
@@ -209,6 +218,17 @@ class Frame:
         for name, stride in places.matrix_strides.items():
             base = s.field(struct, places.matrices[name], POINTER)
             self.matrices[name] = (base, s.field(struct, stride))
+
+    def by_amx(self, planes: Callable[[], None], vectors: Callable[[], None]) -> None:
+        """Emit ``planes`` for calls whose products AMX takes, ``vectors`` for all others."""
+        if not self.has_amx:
+            vectors()
+            return
+        with self.s.builder.if_else(self.amx) as (then, otherwise):
+            with then:
+                planes()
+            with otherwise:
+                vectors()
 
     def place(self, t: Value, exists: Value) -> Place:
         """Read a step's start and row count; a step outside of the walk has no rows."""

@@ -1,4 +1,4 @@
-"""What a layer's call is made of: its plan, its memory, and the choice of how to run it."""
+"""What a layer's call is made of: its plan, and the order in which its rows lie."""
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -8,46 +8,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cellwright.cpu.arrangement import AmxNeed, amx_need
 from cellwright.cpu.memory import Strided, contiguous
-from cellwright.cpu.target import DTYPES, host, shared_cache
-from cellwright.cpu.team import Team, team
-from cellwright.cpu.walks import Field, Layout, Share, Walk
+from cellwright.cpu.target import DTYPES, host
+from cellwright.cpu.walks import Field, Layout, Walk
 from cellwright.graph.accumulate import Step, accumulate
 from cellwright.graph.cell import INPUT, PROJECTION, Cell, apart
 from cellwright.graph.expr import Expr
 from cellwright.graph.runs import runs
-from cellwright.graph.schedule import backward, forward
+from cellwright.graph.schedule import Program, backward, forward
 
 __all__ = [
     "Plan",
     "Rows",
     "field",
     "plan_of",
-    "projects_first",
-    "share_of",
 ]
-
-_PROJECTED_BATCH = 2
-"""Up to so many rows at a step, the input is projected ahead of the walk."""
-_OWN_CACHE = 1 << 20
-"""Bytes of weights that a core's own cache does not hold from step to step: all of them where the
-rows fill no tile, the input's alone where they do."""
-_SOME_ROWS = 16
-"""Up to so many rows, the input may be projected ahead for the sake of such weights."""
-_PROJECTED_WEIGHTS = 1 << 24
-"""Bytes of weights from which it is with any number of rows, if they also take half of the cache
-that cores share: a step then finds none of them there."""
-_TEAM_WORK, _READING = 500_000, 5
-"""Multiply-adds from which a call is shared out over the team. Reading a weight in a step takes as
-long as so many of them."""
-_FEW_ROWS, _FEW_STEPS = 8, 4
-"""Up to so many rows or steps, threads may share the units of a step instead of its rows."""
-_MANY_WEIGHTS = 1 << 18
-"""Bytes of weights from which a step takes longer than waiting for the other threads."""
-_UNITS_FROM = 6 << 20
-"""Bytes of weights from which they do so with any number of rows: no thread's cache holds them."""
-_PROJECTED_BYTES = 1 << 26
-"""The product of the whole input with its weights is stored only up to this size."""
 
 
 class Fed(NamedTuple):
@@ -172,14 +148,30 @@ class Plan:
         return found
 
     @cached_property
+    def forward_program(self) -> Program:
+        """The schedule of the forward walk."""
+        return forward(self.cell, self.inputs, self.units, self.outputs, self.bias)
+
+    @cached_property
+    def backward_program(self) -> Program:
+        """The schedule of the backward walk."""
+        return backward(self.cell, self.units, self.outputs)
+
+    @cached_property
+    def amx_need(self) -> dict[str, AmxNeed]:
+        """What a walk forward or back needs of AMX."""
+        lanes = host().lanes(self.dtype)
+        programs = {"forward": self.forward_program, "backward": self.backward_program}
+        return {way: amx_need(p, lanes) for way, p in programs.items()}
+
+    @cached_property
     def forward_walk(self) -> Walk:
         """The compiled forward walk.
 
         Raises:
             CompileError: it cannot be compiled on this machine.
         """
-        sizes = self.inputs, self.units, self.outputs
-        return Walk(forward(self.cell, *sizes, self.bias), self.dtype)
+        return Walk(self.forward_program, self.dtype)
 
     @cached_property
     def backward_walk(self) -> Walk:
@@ -188,7 +180,7 @@ class Plan:
         Raises:
             CompileError: it cannot be compiled on this machine.
         """
-        return Walk(backward(self.cell, self.units, self.outputs), self.dtype)
+        return Walk(self.backward_program, self.dtype)
 
     @cached_property
     def prepared(self) -> dict[tuple[object, ...], Any]:
@@ -242,50 +234,6 @@ class Plan:
 def plan_of(cell: Cell, inputs: int, units: int, outputs: int, dtype: str, bias: bool) -> Plan:
     """Return the plan of a layer; equal layers share one."""
     return Plan(cell, inputs, units, outputs, dtype, bias)
-
-
-_ALONE = Share(1, by_units=False)
-
-
-def share_of(plan: Plan, layout: Layout) -> Share:
-    """Return how a call is shared out.
-
-    Rows are independent, so sharing them costs nothing. Where a step waits for its weights, since
-    its rows are few or no cache holds them, or where packing them takes long for few steps, threads
-    take a share of the units each, read that share of the weights alone, and wait for each other at
-    every step.
-    """
-    threads = Team.threads()
-    if threads == 1 or plan.work * max(layout.rows, _READING * layout.steps) < _TEAM_WORK:
-        return _ALONE
-    blocks = plan.units // host().block(plan.dtype)
-    weights = plan.work * plan.item
-    few = layout.batch <= _FEW_ROWS or layout.steps <= _FEW_STEPS
-    many = weights >= (_MANY_WEIGHTS if few else _UNITS_FROM)
-    if many and blocks > 1 and team(host()).at_once:
-        return Share(min(threads, blocks), by_units=True)
-    return _ALONE if layout.batch == 1 else Share(min(threads, layout.batch), by_units=False)
-
-
-def projects_first(plan: Plan, layout: Layout) -> bool:
-    """Whether the whole input is multiplied by its weights ahead of the walk.
-
-    With few rows a step reads all weights for little work, and a large product of several steps at
-    once, for one row after the other, reads the input's less often. Where it does not, or where
-    a core's own cache holds the weights, the tiles do the same work without the detour over memory.
-    """
-    if layout.counts is not None or layout.steps <= 2:
-        return False
-    rows, tile = layout.batch, host().rows
-    weights, inputs = plan.work * plan.item, plan.input_work * plan.item
-    less = rows * -(-layout.steps // tile) < layout.steps * -(-rows // tile)
-    large = inputs > _OWN_CACHE if tile <= rows <= _SOME_ROWS else weights >= _OWN_CACHE
-    worth = (
-        rows <= _PROJECTED_BATCH
-        or (rows <= _SOME_ROWS and less and large)
-        or weights >= max(_PROJECTED_WEIGHTS, shared_cache() // 2)
-    )
-    return worth and 0 < layout.rows * plan.products_first <= _PROJECTED_BYTES
 
 
 class Rows:

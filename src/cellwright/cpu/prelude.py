@@ -4,10 +4,12 @@ With few rows a step reads all weights for little work. The products with the in
 the step before, so they are taken ahead, several steps at a time, and read their weights once.
 """
 
-from cellwright.cpu.frame import Frame, Part, depths, padded, split
+from cellwright.cpu.arrangement import arrange, stage_size
+from cellwright.cpu.frame import REFUSED, Frame, Part, depths, padded, split
 from cellwright.cpu.library import library_names
 from cellwright.cpu.pack import PACK
-from cellwright.cpu.simd import POINTER, Value
+from cellwright.cpu.planes import PLANES
+from cellwright.cpu.simd import I64, POINTER, Value
 from cellwright.cpu.tile import groups, put_rows
 from cellwright.graph.schedule import Stage
 
@@ -20,17 +22,43 @@ def emit_prelude(frame: Frame) -> None:
     A walk reads what all threads have packed, so all of them end this function before it starts.
     """
     s, program = frame.s, frame.program
-    with s.builder.if_then(s.builder.not_(s.is_null(frame.packed))):
+
+    def planes() -> None:
+        offset = 0
+        for stage in program.stages:
+            _pack_planes(frame, stage, offset)
+            offset += stage_size(stage, s.lanes)
+
+    def vectors() -> None:
         offset = 0
         for stage, depth in zip(program.stages, depths(program), strict=True):
             _pack(frame, stage, offset, depth)
             offset += depth * padded(stage.units, s.lanes)
+
+    with s.builder.if_then(s.builder.not_(s.is_null(frame.packed))):
+        frame.by_amx(planes, vectors)
     s.finish()
+
+
+def _pack_planes(frame: Frame, stage: Stage, offset: int) -> None:
+    """Lay a stage's weights out as planes, for AMX."""
+    s, names = frame.s, library_names(frame.s.target, frame.s.dtype)
+    arrangement = arrange(stage)
+    refused = s.builder.gep(frame.struct, [s.index(REFUSED)], source_etype=I64)
+    for (p, tile), start in arrangement.starts.items():
+        name = "planes_depth" if p.transposed else "planes_units"
+        function = s.field(frame.table, names.index(name), POINTER)
+        base, stride = frame.matrices[p.matrix]
+        row = p.row + tile * stage.units
+        args = [s.at(base, s.add(s.mul(stride, row), p.column)), stride, s.index(stage.units)]
+        args += [s.index(p.depth), s.at(frame.packed, offset), s.index(start)]
+        args += [s.index(arrangement.weight_blocks), frame.thread, frame.threads, refused]
+        s.call_pointer(function, PLANES, args)
 
 
 def _pack(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
     """Lay a stage's weights out in the order in which tiles read them."""
-    s, names = frame.s, library_names(frame.s.target)
+    s, names = frame.s, library_names(frame.s.target, frame.s.dtype)
     start = 0
     for part in split(stage):
         p = part.product

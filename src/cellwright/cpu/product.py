@@ -366,7 +366,7 @@ class _Product:
     ) -> None:
         """Turn a matrix of ``shape``; rows of the result lie ``to`` elements apart."""
         s = self.s
-        index = library_names(s.target).index("transpose")
+        index = library_names(s.target, s.dtype).index("transpose")
         args = [source, stride, *shape, target, s.index(to)]
         s.call_pointer(s.field(self.table, index, POINTER), TRANSPOSE, args)
 

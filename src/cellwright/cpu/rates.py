@@ -7,11 +7,13 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
+from cellwright.cpu.amx import AMX_DEPTH, AMX_ROWS, PLANE, ROW_BLOCK, WEIGHT_PLANES
 from cellwright.cpu.target import host
 from cellwright.cpu.walks import library
 
-__all__ = ["matrix_rate", "read_rate"]
+__all__ = ["amx_rate", "matrix_rate", "read_rate"]
 
 _TILE = ctypes.CFUNCTYPE(
     None,
@@ -24,7 +26,23 @@ _TILE = ctypes.CFUNCTYPE(
     ctypes.c_void_p,
     ctypes.c_int64,
 )
+_MATRIX = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+)
+_NOTHING = ctypes.CFUNCTYPE(None)
 _DEPTH, _DEEP, _REPEATS = 64, 1024, 20
+
+
+def _ones(*shape: int, dtype: str = "float32") -> Tensor:
+    """Return memory for machine code, whatever torch's default device is."""
+    return torch.ones(shape, dtype=getattr(torch, dtype), device="cpu")
 
 
 def _fastest(call: Callable[[], None], repeats: int = 7) -> float:
@@ -50,12 +68,12 @@ def matrix_rate(dtype: str) -> float:
     Raises:
         CompileError: no machine code can be made here.
     """
-    target, kind = host(), getattr(torch, dtype)
+    target = host()
     rows, units = target.rows, target.block(dtype)
     code, _ = library(dtype)
     tile = _TILE(code.address[f"tile_{rows}_{target.vectors}"])
-    inputs, weights = torch.ones(rows, _DEEP, dtype=kind), torch.ones(_DEEP, units, dtype=kind)
-    sums = torch.empty(rows, units, dtype=kind)
+    inputs, weights = _ones(rows, _DEEP, dtype=dtype), _ones(_DEEP, units, dtype=dtype)
+    sums = _ones(rows, units, dtype=dtype)
     table = array("q", [row.data_ptr() for row in inputs])
     places = sums.data_ptr(), units, table.buffer_info()[0], 1, weights.data_ptr()
 
@@ -64,6 +82,32 @@ def matrix_rate(dtype: str) -> float:
             tile(*places, units, 0, _DEEP, tiles, 1, places[-1], 0)
 
     return 2 * weights.numel() * rows * _REPEATS / _net(multiply, 1)
+
+
+@lru_cache(maxsize=1)
+def amx_rate() -> float:
+    """Measure floating-point operations a second of float32 by AMX on one thread.
+
+    Raises:
+        CompileError: no machine code can be made here.
+    """
+    target, blocks, rows = host(), _DEEP // 8 // AMX_DEPTH, 2 * AMX_ROWS
+    units = target.block("float32")
+    code, _ = library("float32")
+    product = _MATRIX(code.address[f"matrix_2_{target.vectors}"])
+    planes, weights = _ones(2, blocks, ROW_BLOCK), _ones(blocks, WEIGHT_PLANES * PLANE, units // 16)
+    sums = _ones(rows, units)
+    places = array("q", range(0, blocks * ROW_BLOCK, ROW_BLOCK))
+    arguments = sums.data_ptr(), units, planes.data_ptr(), blocks * ROW_BLOCK
+    start, stop = (_NOTHING(code.address[name]) for name in ("setup", "release"))
+
+    def multiply(count: int) -> None:
+        start()
+        for _ in range(_REPEATS):
+            product(*arguments, places.buffer_info()[0], weights.data_ptr(), count)
+        stop()
+
+    return 2 * rows * units * blocks * AMX_DEPTH * _REPEATS / _net(multiply, blocks)
 
 
 @lru_cache(maxsize=64)
@@ -78,8 +122,8 @@ def read_rate(size: int) -> float:
     code, _ = library("float32")
     tile = _TILE(code.address[f"tile_1_{target.vectors}"])
     count = max(1, size // (4 * _DEPTH * units))
-    weights, row = torch.ones(count, _DEPTH, units), torch.ones(_DEPTH)
-    sums, table = torch.empty(count, units), array("q", [row.data_ptr()])
+    weights, row = _ones(count, _DEPTH, units), _ones(_DEPTH)
+    sums, table = _ones(count, units), array("q", [row.data_ptr()])
     places = sums.data_ptr(), count * units, table.buffer_info()[0], 1, weights.data_ptr()
     repeats = max(1, (1 << 22) // size)
 

@@ -235,7 +235,7 @@ class Simd:
     @property
     def estimates(self) -> bool:
         """Whether the machine has ``near_reciprocal`` for this dtype."""
-        return self.target.name == "avx512" and self.dtype == "float32"
+        return self.target.bits == 512 and self.dtype == "float32"
 
     def near_reciprocal(self, a: Value) -> Value:
         """Return 1 / a to 14 bits; 0 for infinity."""

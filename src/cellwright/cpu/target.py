@@ -1,6 +1,8 @@
 """What this machine's instruction set offers, and how kernels are tiled for it."""
 
+import ctypes
 import os
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -9,14 +11,16 @@ import llvmlite.binding as llvm
 
 from cellwright.errors import CompileError
 
-__all__ = ["DTYPES", "Target", "host", "shared_cache"]
+__all__ = ["DTYPES", "Target", "host", "own_cache", "shared_cache"]
 
 DTYPES: dict[str, int] = {"float32": 4, "float64": 8}
 """Element types that kernels exist for, with their size in bytes."""
 
 # vector bits, vector registers, LLVM features that must be there
+_AVX512 = ("avx512f", "avx512vl", "avx512dq", "avx512bw", "fma")
 _LEVELS: dict[str, tuple[int, int, tuple[str, ...]]] = {
-    "avx512": (512, 32, ("avx512f", "avx512vl", "avx512dq", "avx512bw", "fma")),
+    "amx": (512, 32, (*_AVX512, "amx-tile", "amx-bf16")),
+    "avx512": (512, 32, _AVX512),
     "avx2": (256, 16, ("avx2", "fma")),
     "neon": (128, 32, ("neon",)),
     "sse2": (128, 16, ("sse2",)),
@@ -52,6 +56,15 @@ class Target:
         """Rows whose dots with weights are taken at once: their sums fill half of the registers."""
         return self.registers // 8
 
+    @property
+    def vector_name(self) -> str:
+        """The level of its vectors."""
+        return "avx512" if self.name == "amx" else self.name
+
+    def has_amx(self, dtype: str) -> bool:
+        """Whether products of many rows go to AMX."""
+        return self.name == "amx" and dtype == "float32"
+
     def block(self, dtype: str) -> int:
         """Return how many units a tile has."""
         return self.vectors * self.lanes(dtype)
@@ -77,6 +90,8 @@ def host() -> Target:
     except RuntimeError as error:
         raise CompileError(f"LLVM cannot make code for this machine: {error}") from error
     present = [n for n, (_, _, needs) in _LEVELS.items() if all(features.get(f) for f in needs)]
+    if "amx" in present and not _may_use_amx():
+        present.remove("amx")
     asked = os.environ.get("CELLWRIGHT_ISA", "")
     if asked and asked not in present:
         raise CompileError(
@@ -95,15 +110,35 @@ def host() -> Target:
     return Target(name, cpu, features.flatten(), bits, registers)
 
 
-_THIRD_LEVEL = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
-_COMMON_SIZE = 1 << 25
+_ARCH_PRCTL, _REQUEST_STATE, _TILE_DATA = 158, 0x1023, 18  # of Linux on x86-64
+
+
+def _may_use_amx() -> bool:
+    """Ask the system for AMX: its registers are large, so a process has to."""
+    if not sys.platform.startswith("linux"):
+        return False
+    arguments = [ctypes.c_long(n) for n in (_ARCH_PRCTL, _REQUEST_STATE, _TILE_DATA)]
+    return bool(ctypes.CDLL(None).syscall(*arguments) == 0)
+
+
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+def _cache_size(level: int, default: int) -> int:
+    try:
+        text = (_CACHES / f"index{level}" / "size").read_text().strip()
+        return int(text.removesuffix("K")) << (10 if text.endswith("K") else 0)
+    except (OSError, ValueError):
+        return default
 
 
 @lru_cache(maxsize=1)
 def shared_cache() -> int:
     """Return the bytes of the cache that cores share, or 32 MiB where the system does not say."""
-    try:
-        text = _THIRD_LEVEL.read_text().strip()
-        return int(text.removesuffix("K")) << (10 if text.endswith("K") else 0)
-    except (OSError, ValueError):
-        return _COMMON_SIZE
+    return _cache_size(3, 1 << 25)
+
+
+@lru_cache(maxsize=1)
+def own_cache() -> int:
+    """Return the bytes of a core's second-level cache, or 1 MiB where the system does not say."""
+    return _cache_size(2, 1 << 20)

@@ -2,9 +2,11 @@
 
 import llvmlite.ir as ir
 
+from cellwright.cpu.arrangement import stage_size
 from cellwright.cpu.block import Block
+from cellwright.cpu.block_amx import AmxProducts
 from cellwright.cpu.equations import Equations
-from cellwright.cpu.frame import Frame, depths, padded
+from cellwright.cpu.frame import REFUSED, SPLIT, Frame, depths, padded
 from cellwright.cpu.prelude import emit_prelude, emit_projection
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.target import Target
@@ -23,21 +25,40 @@ def emit_walk(program: Program, target: Target, dtype: str) -> ir.Module:
     walk = Simd(module, "walk", kinds, target, dtype)
     _Walk(Frame(walk, program)).emit()
     both = Simd(module, "both", kinds, target, dtype)
-    for part in (prelude, walk):
-        both.builder.call(part.function, both.function.args)
+    both.builder.call(prelude.function, both.function.args)
+    if target.has_amx(dtype):
+        _emit_retry(both, prelude.function)
+    both.builder.call(walk.function, both.function.args)
     both.finish()
     return module
+
+
+def _emit_retry(s: Simd, prelude: ir.Function) -> None:
+    """Pack again without AMX where a weight has no planes."""
+    struct, _ = s.function.args
+
+    def retry() -> None:
+        split = s.builder.gep(struct, [s.index(SPLIT)], source_etype=I64)
+        s.builder.store(s.index(0), split)
+        s.builder.call(prelude, s.function.args)
+
+    s.when(s.less(0, s.field(struct, REFUSED)), retry)
 
 
 class _Walk:
     def __init__(self, frame: Frame) -> None:
         self.frame, self.s, self.program = frame, frame.s, frame.program
+        self.amx = AmxProducts(frame) if frame.has_amx else None
 
     def emit(self) -> None:
         """Emit the products ahead of it, and the loop over time."""
         if any(p.given for stage in self.program.stages for p in stage.products):
             self.s.when(self.s.less(0, self.frame.ahead), lambda: emit_projection(self.frame))
+        if self.amx is not None:
+            self.s.when(self.frame.amx, self.amx.start)
         self.s.loop(0, self.frame.steps, 1, lambda i, _: self._step(i))
+        if self.amx is not None:
+            self.s.when(self.frame.amx, self.amx.stop)
         self.s.finish()
 
     def _step(self, i: Value) -> None:
@@ -54,24 +75,36 @@ class _Walk:
         # every other step goes through the weights backwards: it finds what the last one read last
         frame.few = s.less(frame.batch, FEW_ROWS + 1)
         frame.downwards = s.builder.and_(odd, frame.few)
-        offset = 0
+        packed = planes = 0
         for stage, depth in zip(self.program.stages, depths(self.program), strict=True):
-            self._stage(stage, offset)
-            offset += depth * padded(stage.units, s.lanes)
+            self._stage(stage, packed, planes)
+            packed += depth * padded(stage.units, s.lanes)
+            planes += stage_size(stage, s.lanes)
         once = s.builder.icmp_signed("==", frame.thread, s.index(0))
         with s.builder.if_then(s.builder.or_(frame.by_rows, once)):
             for source, target, width in self.program.finals:
                 self._final(source, target, width)
 
-    def _stage(self, stage: Stage, offset: int) -> None:
-        """Walk over blocks of units, and within a block over chunks of rows."""
-        frame, s = self.frame, self.s
+    def _stage(self, stage: Stage, packed: int, planes: int) -> None:
+        """Walk over blocks of units, and within a block over chunks of rows.
+
+        The stage's packed weights start at ``packed``; where they are planes, at ``planes``.
+        """
+        frame, s, amx = self.frame, self.s, self.amx
+        if amx is not None:
+            s.when(frame.amx, lambda: amx.split(stage))
 
         def chunks(u: Value, vectors: int, valid: int) -> None:
             def chunk(row: Value, _: list[Value]) -> None:
                 count = s.min(s.sub(frame.end, row), frame.chunk)
                 block = Block(frame, stage, u, vectors, valid)
-                block.multiply(offset, row, count)
+
+                def by_amx() -> None:
+                    assert amx is not None
+                    results = frame.tiles, block.row_size
+                    amx.multiply(stage, planes, (u, vectors), (row, count), results)
+
+                frame.by_amx(by_amx, lambda: block.multiply(packed, row, count))
                 Equations(frame, stage, u, vectors, valid).emit(row, count)
 
             s.loop(frame.low, frame.end, frame.chunk, chunk)

@@ -8,8 +8,19 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from cellwright.cpu import jit
+from cellwright.cpu.amx import AMX_ROWS
+from cellwright.cpu.arrangement import group_size, plane_size
 from cellwright.cpu.barrier import barrier_memory
-from cellwright.cpu.frame import BARRIER, PACKED, THREADS, Places, matrices, packed_size
+from cellwright.cpu.frame import (
+    BARRIER,
+    PACKED,
+    REFUSED,
+    SPLIT,
+    THREADS,
+    Places,
+    matrices,
+    packed_size,
+)
 from cellwright.cpu.library import emit_library, library_names
 from cellwright.cpu.memory import spares
 from cellwright.cpu.product import MEMORY, SCRATCH, TABLE, emit_products
@@ -87,7 +98,7 @@ def dense(steps: int, batch: int) -> Layout:
 def library(dtype: str) -> "tuple[jit.Code, array[int]]":
     """Return the functions that all walks share, and the table of their addresses."""
     target = host()
-    names = library_names(target)
+    names = library_names(target, dtype)
     code = jit.load(target, f"library {dtype}", names, lambda: emit_library(target, dtype))
     return code, array("q", [code.address[name] for name in names])
 
@@ -152,9 +163,18 @@ class Walk:
         self.names = [b.name for b in program.buffers]
         self.matrices = matrices(program)
         self.places = Places(self.names, self.matrices)
-        self.packed_size = packed_size(program, target.lanes(dtype))
+        lanes = target.lanes(dtype)
+        self.packed_size = packed_size(program, lanes)
+        self.plane_size = plane_size(program, lanes)
+        self._group_size = group_size(program.stages)
         self.spares = spares(dtype)
         self._team: Team = team(target)
+
+    def split_size(self, batch: int, share: Share) -> int:
+        """Return the elements that planes of rows take, each thread's on their own."""
+        groups = batch // AMX_ROWS + 1
+        more = share.threads - 1
+        return (groups + more * (groups if share.by_units else 1)) * self._group_size
 
     def struct(
         self,
@@ -165,6 +185,7 @@ class Walk:
         weights: Mapping[str, Field],
         packed: int,
         ahead: bool,
+        split: int = 0,
     ) -> "array[int]":
         """Return what the machine code reads.
 
@@ -176,9 +197,10 @@ class Walk:
             weights: where each matrix lies.
             packed: address of memory for the packed weights, or 0 to read the weights as they lie.
             ahead: take the products with the input ahead of the walk, into the buffer ``gx``.
+            split: address of memory for the rows' planes, or 0 to take products without AMX.
         """
         struct = [*layout.fields(reverse, threads), self._table_address]
-        struct += (int(ahead), threads, 0, 0, packed)
+        struct += (int(ahead), threads, 0, 0, packed, split, 0)
         struct += [fields[name][0] for name in self.names]
         struct += [weights[name][0] for name in self.matrices]
         for name in self.names:
@@ -200,6 +222,9 @@ class Walk:
             place = address + 8 * THREADS
         if struct[PACKED]:
             self._team(self._prelude, address, threads, place)
+            if struct[REFUSED]:
+                struct[SPLIT] = 0
+                self._team(self._prelude, address, threads, place)
             struct[THREADS] = threads  # the next team may come out larger
         self._team(self._walk, address, threads, place)
 

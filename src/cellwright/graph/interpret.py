@@ -127,13 +127,14 @@ def _cached(function: Callable[[K], V]) -> Callable[[K], V]:
 def evaluate(roots: Sequence[Expr], leaves: Callable[[Expr, list[Tensor]], Tensor]) -> list[Tensor]:
     """Evaluate ``roots``; ``leaves`` gives the tensor of a node that is no elementwise operation.
 
-    Numbers are 0-dimensional float64 tensors: they take on the other operand's dtype.
+    Numbers are 0-dimensional float64 tensors of the CPU: they take on the other operand's dtype and
+    device.
     """
     values: dict[Expr, Tensor] = {}
     for e in _order(tuple(roots)):
         operands = [values[arg] for arg in e.args]
         if e.op == "const":
-            values[e] = torch.tensor(e.value, dtype=torch.float64)
+            values[e] = torch.tensor(e.value, dtype=torch.float64, device="cpu")
         elif e.op in MEANINGS:
             values[e] = MEANINGS[e.op](*operands)
         else:

@@ -36,6 +36,7 @@ def verb(
     cell: Annotated[
         list[str] | None,
         typer.Option(
+            "--cell",
             metavar="CELL",
             help="rnn, gru, lstm, rnn_relu; bi-gru for two directions; file.py:name for your own. "
             "May be repeated. Default: RNN, GRU, LSTM, and to classify both in two directions",

@@ -32,6 +32,7 @@ def verb(
     cell: Annotated[
         str,
         typer.Option(
+            "--cell",
             metavar="CELL",
             help="rnn, gru, lstm, rnn_relu; bi-gru for two directions; file.py:name for your own.",
         ),

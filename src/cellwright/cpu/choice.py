@@ -1,0 +1,135 @@
+"""How a call runs: over how many threads, with or without AMX, from which weights.
+
+Every number here was measured; ``docs/kernels.md`` says what for.
+"""
+
+from math import ceil
+from typing import Literal
+
+from cellwright.cpu.amx import AMX_ROWS, ROW_PLANES
+from cellwright.cpu.plan import Plan
+from cellwright.cpu.target import host, own_cache, shared_cache
+from cellwright.cpu.team import Team, team
+from cellwright.cpu.walks import Layout, Share
+
+__all__ = ["projects_first", "reads_raw", "share_of", "takes_amx"]
+
+_PROJECTED_BATCH = 2
+"""Up to so many rows at a step, the input is projected ahead of the walk."""
+_OWN_CACHE = 1 << 20
+"""Bytes of weights that a core's own cache does not hold from step to step: all of them where the
+rows fill no tile, the input's alone where they do."""
+_SOME_ROWS = 16
+"""Up to so many rows, the input may be projected ahead for the sake of such weights."""
+_PROJECTED_WEIGHTS = 1 << 24
+"""Bytes of weights from which it is with any number of rows, if they also take half of the cache
+that cores share: a step then finds none of them there."""
+_TEAM_WORK, _READING = 500_000, 5
+"""Multiply-adds from which a call is shared out over the team. Reading a weight in a step takes as
+long as so many of them."""
+_FEW_ROWS, _FEW_STEPS = 8, 4
+"""Up to so many rows or steps, threads may share the units of a step instead of its rows."""
+_MANY_WEIGHTS = 1 << 18
+"""Bytes of weights from which a step takes longer than waiting for the other threads."""
+_UNITS_FROM = 6 << 20
+"""Bytes of weights from which they do so with any number of rows: no thread's cache holds them."""
+_PROJECTED_BYTES = 1 << 26
+"""The product of the whole input with its weights is stored only up to this size."""
+_RAW_ROWS, _RAW_PASSES = 3, ((1 << 18, 2), (1 << 22, 4), (1 << 62, 6))
+"""Calls of up to so many rows over all steps read the weights as they lie: packing would cost more.
+So do calls that go through weights of up to so many bytes up to so many times, over all steps and
+groups of rows: the less of them a core's own caches hold, the more packing costs."""
+_ALONE = Share(1, by_units=False)
+
+
+def share_of(plan: Plan, layout: Layout) -> Share:
+    """Return how a call is shared out.
+
+    Rows are independent, so sharing them costs nothing. Where a step waits for its weights, since
+    its rows are few or no cache holds them, or where packing them takes long for few steps, threads
+    take a share of the units each, read that share of the weights alone, and wait for each other at
+    every step.
+    """
+    threads = Team.threads()
+    if threads == 1 or plan.work * max(layout.rows, _READING * layout.steps) < _TEAM_WORK:
+        return _ALONE
+    blocks = plan.units // host().block(plan.dtype)
+    weights = plan.work * plan.item
+    few = layout.batch <= _FEW_ROWS or layout.steps <= _FEW_STEPS
+    many = weights >= (_MANY_WEIGHTS if few else _UNITS_FROM)
+    if host().has_amx(plan.dtype) and _AMX_WHOLE <= layout.batch < _AMX_WHOLE * threads:
+        # AMX wants so many rows at once, and the planes of weights in a core's own cache
+        many = many or plan.amx_need["forward"].planes > own_cache() // 2
+    if many and blocks > 1 and team(host()).at_once:
+        return Share(min(threads, blocks), by_units=True)
+    return _ALONE if layout.batch == 1 else Share(min(threads, layout.batch), by_units=False)
+
+
+_AMX_ROWS, _AMX_WHOLE, _AMX_UNITS = 16, 32, 32
+"""Fewer rows or units leave most of a tile empty; so many rows read the weights once."""
+_VECTOR_RATE, _FAR_VECTOR_RATE, _AMX_RATE = 27, 24, 60
+"""Multiply-adds a cycle of vectors, slower with far weights, and of AMX, over whole tiles."""
+_SPLIT, _SLEEP = {"forward": 0.5, "backward": 1.3}, 300
+"""Cycles that splitting a number into planes takes, longer where it was just written; and those of
+waiting for the unit at each step."""
+_PACK = 0.8
+"""Cycles a byte that packing planes takes beyond what packing vectors does."""
+_READ_RATES = ((0.5, 90), (1, 30), (1.5, 20))
+"""Bytes of planes read a cycle, if so many times a core's own cache would hold them; else"""
+_FAR_READ_RATE = 13
+_GAIN = 0.95
+"""AMX is taken if it promises to need less than this part of the time."""
+
+
+def takes_amx(plan: Plan, layout: Layout, way: Literal["forward", "backward"]) -> bool:
+    """Whether AMX takes the products of a walk, forward or back.
+
+    It does if a step takes fewer cycles so. What it takes has to be split into planes, their
+    weights are larger than those of vectors, and it multiplies whole tiles.
+    """
+    if not host().has_amx(plan.dtype) or plan.units < _AMX_UNITS or not layout.steps:
+        return False
+    share, cache = share_of(plan, layout), own_cache()
+    parts = share.threads if share.by_units else 1
+    rows = layout.rows * parts / (layout.steps * share.threads)
+    if rows < _AMX_ROWS:
+        return False
+    need = plan.amx_need[way]
+    whole = AMX_ROWS * ceil(rows / AMX_ROWS)
+    fits = need.planes <= parts * cache * _READ_RATES[-1][0]
+    if not fits and whole * need.depths * ROW_PLANES * 2 > cache / 4:
+        return False  # each block of weights would find the rows' planes driven out
+    rate = next((r for n, r in _READ_RATES if need.planes <= parts * cache * n), _FAR_READ_RATE)
+    reads = ceil(rows / _AMX_WHOLE) / rate + _PACK / layout.steps
+    cycles = whole * need.padded / _AMX_RATE + need.planes * reads
+    cycles += parts * (whole * need.depths * _SPLIT[way] + _SLEEP)
+    return cycles < _GAIN * rows * need.work / (_VECTOR_RATE if fits else _FAR_VECTOR_RATE)
+
+
+def projects_first(plan: Plan, layout: Layout) -> bool:
+    """Whether the whole input is multiplied by its weights ahead of the walk.
+
+    With few rows a step reads all weights for little work, and a large product of several steps at
+    once, for one row after the other, reads the input's less often. Where it does not, or where
+    a core's own cache holds the weights, the tiles do the same work without the detour over memory.
+    """
+    if layout.counts is not None or layout.steps <= 2 or takes_amx(plan, layout, "forward"):
+        return False
+    rows, tile = layout.batch, host().rows
+    weights, inputs = plan.work * plan.item, plan.input_work * plan.item
+    less = rows * -(-layout.steps // tile) < layout.steps * -(-rows // tile)
+    large = inputs > _OWN_CACHE if tile <= rows <= _SOME_ROWS else weights >= _OWN_CACHE
+    worth = (
+        rows <= _PROJECTED_BATCH
+        or (rows <= _SOME_ROWS and less and large)
+        or weights >= max(_PROJECTED_WEIGHTS, shared_cache() // 2)
+    )
+    return worth and 0 < layout.rows * plan.products_first <= _PROJECTED_BYTES
+
+
+def reads_raw(plan: Plan, layout: Layout) -> bool:
+    """Whether a call reads its weights as they lie."""
+    weights = plan.work * plan.item
+    passes = layout.steps * -(-layout.batch // host().dot_rows)
+    most = next(most for limit, most in _RAW_PASSES if weights < limit)
+    return layout.counts is None and (layout.rows <= _RAW_ROWS or passes <= most)
