@@ -20,8 +20,9 @@ import cellwright
 import cellwright.nn as nn
 from cellwright.autograd.operation import run_layer
 from cellwright.cells import lstm
-from cellwright.cpu import backward, choice, forward, plan, walks
+from cellwright.cpu import backward, choice, forward, plan
 from cellwright.cpu.amx import AMX_DEPTH, AMX_ROWS, MATRIX, ROW_BLOCK
+from cellwright.cpu.library import library
 from cellwright.cpu.memory import release_memory
 from cellwright.cpu.planes import PLANES, SPLIT, weight_size
 from cellwright.cpu.simd import POINTER
@@ -59,8 +60,9 @@ def amx(monkeypatch):
 def function(name, arguments=()):
     """Return a function of the library for addresses and numbers."""
     kinds = [ctypes.c_void_p if kind == POINTER else ctypes.c_int64 for kind in arguments]
-    code, _ = walks.library("float32")
-    return ctypes.CFUNCTYPE(None, *kinds)(code.address[name])
+    functions = library("float32")
+    functions.need(range(1, 65))
+    return ctypes.CFUNCTYPE(None, *kinds)(functions.address(name))
 
 
 def address(values):

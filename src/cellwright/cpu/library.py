@@ -1,45 +1,55 @@
 """The functions that every kernel of a target and dtype shares, and their table."""
 
+from array import array
+from collections.abc import Callable, Collection
+from functools import lru_cache, partial
+
 import llvmlite.ir as ir
 
+from cellwright.cpu import jit
 from cellwright.cpu.amx import MATRIX, emit_matrix, emit_release, emit_setup
 from cellwright.cpu.pack import PACK, TRANSPOSE, emit_pack, emit_transpose
 from cellwright.cpu.planes import PLANES, SPLIT, emit_planes, emit_split
 from cellwright.cpu.simd import Simd
-from cellwright.cpu.target import Target
+from cellwright.cpu.target import Target, host
 from cellwright.cpu.tile import DOT, TILE, emit_dot, emit_tile
 
-__all__ = ["emit_library", "library_names"]
+__all__ = ["Library", "library", "library_names"]
 
 
-_AMX = [(groups, v) for groups in (1, 2) for v in range(1, 5)]
+def _common_names(target: Target, dtype: str) -> list[str]:
+    """Return the functions that every kernel may call."""
+    amx = ["split", "planes_units", "planes_depth", "setup", "release"]
+    dots = [f"dot_{r}" for r in range(1, target.dot_rows + 1)]
+    packing = ["transpose", "pack_units", "pack_depth"]
+    return [*dots, *packing, *(amx if target.has_amx(dtype) else [])]
 
 
+def _tile_names(target: Target, dtype: str, vectors: int) -> list[str]:
+    """Return the functions for so many vectors of units."""
+    tiles = [f"tile_{r}_{vectors}" for r in range(1, target.rows + 1)]
+    products = [f"matrix_{groups}_{vectors}" for groups in (1, 2)]
+    return tiles + (products if target.has_amx(dtype) else [])
+
+
+@lru_cache(maxsize=8)
 def library_names(target: Target, dtype: str) -> list[str]:
     """Return the functions of the library in the order of its table."""
     shapes = [(r, v) for v in range(1, target.vectors + 1) for r in range(1, target.rows + 1)]
-    tiles = [f"tile_{r}_{v}" for r, v in shapes]
-    dots = [f"dot_{r}" for r in range(1, target.dot_rows + 1)]
-    amx = [f"matrix_{groups}_{v}" for groups, v in _AMX]
-    amx += ["split", "planes_units", "planes_depth", "setup", "release"]
-    others = amx if target.has_amx(dtype) else []
-    return [*tiles, *dots, "transpose", "pack_units", "pack_depth", *others]
+    tiles = [f"tile_{r}_{v}" for r, v in shapes]  # number by number: machine code counts on it
+    amx = [f"matrix_{groups}_{v}" for groups in (1, 2) for v in range(1, target.vectors + 1)]
+    return [*tiles, *(amx if target.has_amx(dtype) else []), *_common_names(target, dtype)]
 
 
-def emit_library(target: Target, dtype: str) -> ir.Module:
-    """Emit all tiles, the dot products, the transposition and the two ways of packing."""
+def _emit_common(target: Target, dtype: str) -> ir.Module:
+    """Emit the dot products, the transposition, all ways of packing, and what AMX needs."""
     module = ir.Module(f"library_{target.name}_{dtype}")
-    for v in range(1, target.vectors + 1):
-        for r in range(1, target.rows + 1):
-            emit_tile(Simd(module, f"tile_{r}_{v}", TILE, target, dtype), r, v)
     for r in range(1, target.dot_rows + 1):
         emit_dot(Simd(module, f"dot_{r}", DOT, target, dtype), r)
     emit_transpose(Simd(module, "transpose", TRANSPOSE, target, dtype))
     emit_pack(Simd(module, "pack_units", PACK, target, dtype), transposed=False)
     emit_pack(Simd(module, "pack_depth", PACK, target, dtype), transposed=True)
     if target.has_amx(dtype):
-        for groups, v in _AMX:
-            emit_matrix(Simd(module, f"matrix_{groups}_{v}", MATRIX, target, dtype), groups, v)
         emit_split(Simd(module, "split", SPLIT, target, dtype))
         emit_planes(Simd(module, "planes_units", PLANES, target, dtype), transposed=False)
         emit_planes(Simd(module, "planes_depth", PLANES, target, dtype), transposed=True)
@@ -48,3 +58,61 @@ def emit_library(target: Target, dtype: str) -> ir.Module:
             emit(own)
             own.finish()
     return module
+
+
+def _emit_tiles(target: Target, dtype: str, vectors: int) -> ir.Module:
+    """Emit the tiles of so many vectors of units."""
+    module = ir.Module(f"tiles_{target.name}_{dtype}_{vectors}")
+    for r in range(1, target.rows + 1):
+        emit_tile(Simd(module, f"tile_{r}_{vectors}", TILE, target, dtype), r, vectors)
+    for groups in (1, 2) if target.has_amx(dtype) else ():
+        name = f"matrix_{groups}_{vectors}"
+        emit_matrix(Simd(module, name, MATRIX, target, dtype), groups, vectors)
+    return module
+
+
+class Library:
+    """The loaded functions of a dtype. Tiles are loaded once a kernel with their widths is.
+
+    Raises:
+        CompileError: they cannot be compiled on this machine.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        target = host()
+        self.dtype, self._names = dtype, library_names(target, dtype)
+        self._table = array("q", [0] * len(self._names))
+        self._code: dict[int, jit.Code] = {}
+        names = _common_names(target, dtype)
+        self._load(0, "library", names, partial(_emit_common, target, dtype))
+
+    def _load(self, width: int, kind: str, names: list[str], emit: Callable[[], ir.Module]) -> None:
+        code = jit.load(host(), f"{kind} {self.dtype}", names, emit)
+        for name in names:
+            self._table[self._names.index(name)] = code.address[name]
+        self._code[width] = code  # which keeps it loaded
+
+    @property
+    def table(self) -> int:
+        """The address of the table of functions."""
+        return self._table.buffer_info()[0]
+
+    def need(self, units: Collection[int]) -> None:
+        """Load the tiles that kernels of so many units have: whole blocks, and what is left."""
+        target = host()
+        block, lanes = target.block(self.dtype), target.lanes(self.dtype)
+        widths = {-(-(count % block) // lanes) for count in units}
+        widths |= {target.vectors for count in units if count >= block}
+        for v in widths - {0} - self._code.keys():
+            names = _tile_names(target, self.dtype, v)
+            self._load(v, f"tiles {v}", names, partial(_emit_tiles, target, self.dtype, v))
+
+    def address(self, name: str) -> int:
+        """Return where a function is that was needed before."""
+        return self._table[self._names.index(name)]
+
+
+@lru_cache(maxsize=4)
+def library(dtype: str) -> Library:
+    """Return the functions that all walks of a dtype share."""
+    return Library(dtype)

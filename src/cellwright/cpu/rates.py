@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cellwright.cpu.amx import AMX_DEPTH, AMX_ROWS, PLANE, ROW_BLOCK, WEIGHT_PLANES
+from cellwright.cpu.library import library
 from cellwright.cpu.target import host
-from cellwright.cpu.walks import library
 
 __all__ = ["amx_rate", "matrix_rate", "read_rate"]
 
@@ -70,8 +70,9 @@ def matrix_rate(dtype: str) -> float:
     """
     target = host()
     rows, units = target.rows, target.block(dtype)
-    code, _ = library(dtype)
-    tile = _TILE(code.address[f"tile_{rows}_{target.vectors}"])
+    functions = library(dtype)
+    functions.need([units])
+    tile = _TILE(functions.address(f"tile_{rows}_{target.vectors}"))
     inputs, weights = _ones(rows, _DEEP, dtype=dtype), _ones(_DEEP, units, dtype=dtype)
     sums = _ones(rows, units, dtype=dtype)
     table = array("q", [row.data_ptr() for row in inputs])
@@ -93,13 +94,14 @@ def amx_rate() -> float:
     """
     target, blocks, rows = host(), _DEEP // 8 // AMX_DEPTH, 2 * AMX_ROWS
     units = target.block("float32")
-    code, _ = library("float32")
-    product = _MATRIX(code.address[f"matrix_2_{target.vectors}"])
+    functions = library("float32")
+    functions.need([units])
+    product = _MATRIX(functions.address(f"matrix_2_{target.vectors}"))
     planes, weights = _ones(2, blocks, ROW_BLOCK), _ones(blocks, WEIGHT_PLANES * PLANE, units // 16)
     sums = _ones(rows, units)
     places = array("q", range(0, blocks * ROW_BLOCK, ROW_BLOCK))
     arguments = sums.data_ptr(), units, planes.data_ptr(), blocks * ROW_BLOCK
-    start, stop = (_NOTHING(code.address[name]) for name in ("setup", "release"))
+    start, stop = (_NOTHING(functions.address(name)) for name in ("setup", "release"))
 
     def multiply(count: int) -> None:
         start()
@@ -119,8 +121,9 @@ def read_rate(size: int) -> float:
     """
     target = host()
     units = target.block("float32")
-    code, _ = library("float32")
-    tile = _TILE(code.address[f"tile_1_{target.vectors}"])
+    functions = library("float32")
+    functions.need([units])
+    tile = _TILE(functions.address(f"tile_1_{target.vectors}"))
     count = max(1, size // (4 * _DEPTH * units))
     weights, row = _ones(count, _DEPTH, units), _ones(_DEPTH)
     sums, table = _ones(count, units), array("q", [row.data_ptr()])

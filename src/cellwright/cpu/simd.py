@@ -175,7 +175,7 @@ class Simd:
         one.align = self.scalar_bytes
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = self.builder.insert_element(undefined, one, ir.Constant(I32, 0))
-        zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        zeros = ir.Constant(ir.VectorType(I32, self.lanes), None)
         return self.builder.shuffle_vector(first, undefined, zeros)
 
     def mask(self, valid: int) -> Value:
@@ -190,7 +190,7 @@ class Simd:
         kind = ir.VectorType(I64, self.lanes)
         undefined = ir.Constant(kind, ir.Undefined)
         first = self.builder.insert_element(undefined, self.index(valid), ir.Constant(I32, 0))
-        zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        zeros = ir.Constant(ir.VectorType(I32, self.lanes), None)
         limit = self.builder.shuffle_vector(first, undefined, zeros)
         return self.builder.icmp_signed("<", ir.Constant(kind, list(range(self.lanes))), limit)
 
@@ -217,7 +217,9 @@ class Simd:
         found = self._constants.get(repr(value))  # told from one another by sign too; and nan
         if found is None:
             lanes = [ir.Constant(self.scalar, float(value))] * self.lanes
-            found = self._constants[repr(value)] = ir.Constant(self.vector, lanes)
+            zero = repr(float(value)) == "0.0"  # which is shorter to write down, and to read
+            found = ir.Constant(self.vector, None if zero else lanes)
+            self._constants[repr(value)] = found
         return found
 
     def integer(self, value: int) -> Value:

@@ -21,7 +21,7 @@ from cellwright.cpu.frame import (
     matrices,
     packed_size,
 )
-from cellwright.cpu.library import emit_library, library_names
+from cellwright.cpu.library import library
 from cellwright.cpu.memory import spares
 from cellwright.cpu.product import MEMORY, SCRATCH, TABLE, emit_products
 from cellwright.cpu.target import host
@@ -29,7 +29,7 @@ from cellwright.cpu.team import WALK, Team, team
 from cellwright.cpu.walk import emit_walk
 from cellwright.graph.schedule import Program
 
-__all__ = ["Field", "Layout", "Products", "Share", "Walk", "dense", "library", "products"]
+__all__ = ["Field", "Layout", "Products", "Share", "Walk", "dense", "products"]
 
 Field = tuple[int, int, int]
 """A buffer as a walk sees it: address, distance between steps and between rows in elements."""
@@ -94,15 +94,6 @@ def dense(steps: int, batch: int) -> Layout:
     return Layout(steps, batch, None)
 
 
-@lru_cache(maxsize=4)
-def library(dtype: str) -> "tuple[jit.Code, array[int]]":
-    """Return the functions that all walks share, and the table of their addresses."""
-    target = host()
-    names = library_names(target, dtype)
-    code = jit.load(target, f"library {dtype}", names, lambda: emit_library(target, dtype))
-    return code, array("q", [code.address[name] for name in names])
-
-
 class Products:
     """The machine code of matrix products; see ``cellwright.cpu.product``."""
 
@@ -113,14 +104,14 @@ class Products:
         self._code, self._address = code, code.address["products"]
         self._call = WALK(self._address)
         self._team: Team = team(target)
-        self._library, self._table = library(dtype)
-        self._table_address = self._table.buffer_info()[0]
+        self.library = library(dtype)
+        self.library.need(range(1, target.block(dtype) + 1))
         self._spares = spares(dtype)
 
     def run(self, struct: "array[int]", threads: int) -> None:
         """Compute the products that the struct lists, shared out over the threads it names."""
         scratch = self._spares.take(threads * SCRATCH)
-        struct[TABLE], struct[MEMORY] = self._table_address, scratch.data_ptr()
+        struct[TABLE], struct[MEMORY] = self.library.table, scratch.data_ptr()
         address, _ = struct.buffer_info()
         if threads == 1:
             self._call(address, 0)
@@ -158,8 +149,8 @@ class Walk:
         self.code = jit.load(target, key, names, lambda: emit_walk(program, target, dtype))
         self._prelude, self._walk, both = (self.code.address[name] for name in names)
         self._call = WALK(both)
-        self._library, self._table = library(dtype)
-        self._table_address = self._table.buffer_info()[0]
+        self._library = library(dtype)
+        self._library.need([stage.units for stage in program.stages])
         self.names = [b.name for b in program.buffers]
         self.matrices = matrices(program)
         self.places = Places(self.names, self.matrices)
@@ -199,7 +190,7 @@ class Walk:
             ahead: take the products with the input ahead of the walk, into the buffer ``gx``.
             split: address of memory for the rows' planes, or 0 to take products without AMX.
         """
-        struct = [*layout.fields(reverse, threads), self._table_address]
+        struct = [*layout.fields(reverse, threads), self._library.table]
         struct += (int(ahead), threads, 0, 0, packed, split, 0)
         struct += [fields[name][0] for name in self.names]
         struct += [weights[name][0] for name in self.matrices]
