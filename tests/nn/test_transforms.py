@@ -176,6 +176,28 @@ def test_autocast(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("given", [None, torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_dtypes_under_autocast(kind, dtype, given):
+    ours, theirs = pair(kind, 3, 4, 2, dtype=torch.float32)
+    x, hx = normal(3, 2, 3, dtype=dtype), None
+    if given is not None:
+        hx = torch.zeros(2, 2, 4, dtype=given)
+        hx = (hx, hx) if kind == "LSTM" else hx
+    dtypes = []
+    for module in (theirs.float(), ours):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            try:
+                output, states = module(x, hx)
+            except (RuntimeError, ValueError) as error:
+                dtypes.append(type(error))
+            else:
+                states = states if isinstance(states, tuple) else (states,)
+                dtypes.append([t.dtype for t in (output, *states)])
+    assert dtypes[0] == dtypes[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_weight_norm(kind):
     ours, theirs = pair(kind, 3, 4, 2, dtype=DOUBLE)
     x = normal(3, 2, 3, dtype=DOUBLE)

@@ -1,8 +1,10 @@
 """RNN, LSTM and GRU, in the place of torch.nn's."""
 
-from typing import Any, Literal, overload
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, overload
 
 import torch
+from torch import Tensor
 
 from cellwright.cells import CELLS, gru, lstm
 from cellwright.nn.recurrent import Recurrent
@@ -13,11 +15,33 @@ Device = torch.device | str | int | None
 
 
 class _Bundled(Recurrent):
-    """A bundled cell, printed as torch prints it."""
+    """A bundled cell, printed as torch prints it, and lowered by autocast where torch lowers it."""
+
+    _lowered_on: ClassVar[tuple[str, ...]] = ("cuda",)
+
+    def _run(
+        self,
+        x: Tensor,
+        states: Sequence[Tensor] | None,
+        batch_sizes: list[int] | None,
+        *,
+        asked: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        device = x.device.type
+        if torch.is_autocast_enabled(device) and device in self._lowered_on:
+            # cuDNN takes nothing but float16
+            dtype = torch.float16 if device == "cuda" else torch.get_autocast_dtype(device)
+            x = _lowered(x, dtype)
+            states = None if states is None else [_lowered(state, dtype) for state in states]
+        return super()._run(x, states, batch_sizes, asked=asked)
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from their defaults."""
         return self._sizes_repr()
+
+
+def _lowered(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t if t.dtype is torch.float64 else t.to(dtype)
 
 
 class RNN(_Bundled):
@@ -130,6 +154,8 @@ class LSTM(_Bundled):
         ValueError: a size is not above 0, proj_size not below hidden_size, dropout not from 0 to 1.
         TypeError: a size is no int, bias or batch_first no bool, or an argument unknown.
     """
+
+    _lowered_on: ClassVar = ("cpu", "cuda")
 
     def __init__(
         self,
