@@ -41,6 +41,7 @@ class ProductList:
             depths: a table of ``depth_table``: which depths of A meet which of B.
             adds: whether to add to C.
         """
+        self._products.need(*shape, self._threads, crosswise=a[1] == 1)
         self._memory.extend((*a, *b, *c, *shape, adds, depths.buffer_info()[0]))
         self._memory[0] += 1
         self._tables.append(depths)

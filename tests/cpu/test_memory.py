@@ -149,7 +149,7 @@ def test_fences_see_what_was_never_written(fences):
     assert torch.empty_like(torch.ones(3, 2).t()).stride() == (1, 2)
 
 
-def _page_end(t):
+def page_end(t):
     """Return a copy whose last element ends a page of memory, with no memory behind it."""
     span = extent(t)
     pages = -(-span.numel() * t.itemsize // mmap.PAGESIZE)
@@ -167,20 +167,20 @@ PAGE_ENDS = ["two rows, both ways", "one step of one row", "one row", "packed"]
 PAGE_ENDS += ["one step of seven rows"]
 
 
-def read_to_page_ends():
+def read_topage_ends():
     """Run calls whose tensors end where memory ends: a read beyond them is a crash."""
     for dtype in (torch.float32, torch.float64):
         for name in ("lstm", "gru", "peephole"):
             for form in PAGE_ENDS:
-                case = apply(make(CELLS[name], dtype=dtype, **FORMS[form]), _page_end)
+                case = apply(make(CELLS[name], dtype=dtype, **FORMS[form]), page_end)
                 with torch.no_grad():
                     found = results(case)
-                run(case, {n: _page_end(torch.randn_like(t)) for n, t in found.items()})
+                run(case, {n: page_end(torch.randn_like(t)) for n, t in found.items()})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uses mprotect")
 def test_nothing_is_read_beyond_the_end_of_memory():
-    code = "from tests.cpu.test_memory import read_to_page_ends as f; f(); print('read')"
+    code = "from tests.cpu.test_memory import read_topage_ends as f; f(); print('read')"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )

@@ -7,7 +7,7 @@ import torch
 from tests.cpu.product_list import ProductList
 from tests.tolerance import assert_close
 
-from cellwright.cpu.product import depth_table
+from cellwright.cpu.product_job import depth_table
 
 SIZES = [1, 3, 16, 17, 64, 65, 130, 300]
 DEPTHS = [0, 1, 2, 15, 16, 17, 127, 128, 129, 300]
@@ -25,9 +25,9 @@ def runs_of(depth, rng):
     return runs, shift
 
 
-def multiply(rows, columns, depth, by_columns, adds, threads, dtype, rng):
+def multiply(rows, columns, depth, by_columns, adds, threads, dtype, rng, runs=None):
     """Return a product and what it should be, the memory around it guarded."""
-    runs, shift = runs_of(depth, rng)
+    runs, shift = runs or runs_of(depth, rng)
     far = rng.choice([2, 2, 1030, 2060])  # lines one or two pages apart, or not
     if by_columns:  # A lies depth by depth, as gradients of gates do
         a = torch.randn(depth, rows + far, dtype=dtype)[:, 1 : 1 + rows].t()

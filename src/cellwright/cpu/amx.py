@@ -29,6 +29,7 @@ __all__ = [
     "ROW_BLOCK",
     "ROW_PLANES",
     "WEIGHT_PLANES",
+    "Unit",
     "emit_busy",
     "emit_matrix",
     "emit_release",
@@ -51,7 +52,7 @@ next 16 rows; a table of where each block of depths is in them; planes of weight
 _BYTE = ir.IntType(8)
 
 
-class _Unit:
+class Unit:
     """Calls the unit's instructions. Its tiles are numbered from 0 to 7."""
 
     def __init__(self, s: Simd) -> None:
@@ -61,9 +62,11 @@ class _Unit:
         self.s.call(f"llvm.x86.{name}", ir.VoidType(), kinds, args)
 
     def zero(self, tile: int) -> None:
+        """Set sums to 0."""
         self._do("tilezero", [_BYTE], [ir.Constant(_BYTE, tile)])
 
     def load(self, tile: int, pointer: Value) -> None:
+        """Load a tile."""
         kinds, args = [_BYTE, POINTER, I64], [ir.Constant(_BYTE, tile), pointer, self.s.index(64)]
         self._do("tileloadd64", kinds, args)
 
@@ -73,6 +76,7 @@ class _Unit:
         self._do("tilestored64", [_BYTE, POINTER, I64], args)
 
     def multiply(self, total: int, rows: int, weights: int) -> None:
+        """Add a product to sums."""
         args = [ir.Constant(_BYTE, tile) for tile in (total, rows, weights)]
         self._do("tdpbf16ps", [_BYTE] * 3, args)
 
@@ -98,7 +102,7 @@ def emit_busy(s: Simd) -> None:
     It falls asleep within half a microsecond, about as long as a small model's equations take, and
     takes a third of one to wake up.
     """
-    _Unit(s).multiply(*reversed(range(_OPERANDS + 1, _OPERANDS + 4)))
+    Unit(s).multiply(*reversed(range(_OPERANDS + 1, _OPERANDS + 4)))
 
 
 def emit_matrix(s: Simd, groups: int, vectors: int) -> None:
@@ -120,7 +124,7 @@ class _Columns:
     """Emits the products of some vectors of units."""
 
     def __init__(self, s: Simd, groups: int, columns: range, vectors: int) -> None:
-        self.s, self.unit, self.columns, self.vectors = s, _Unit(s), columns, vectors
+        self.s, self.unit, self.columns, self.vectors = s, Unit(s), columns, vectors
         self.results, self.stride, self.rows, self.distance, self.places, *more = s.function.args
         self.weights, self.blocks = more
         self.groups = range(groups)

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 
 from cellwright.cpu.frame import SUM_ROWS
 from cellwright.cpu.plan import Fed, Plan, Rows
-from cellwright.cpu.product import HEADER, depth_table
+from cellwright.cpu.product import HEADER
+from cellwright.cpu.product_job import depth_table
 from cellwright.cpu.shifts import edges, shifts
 from cellwright.cpu.walks import products
 from cellwright.graph.expr import leaf
@@ -163,6 +164,9 @@ class BackwardProducts:
                 table = _table(table, self.rows, d)
             self.tables.append(table)  # the list has its address
             depths, _ = table.buffer_info()
+            crosswise = job.a.distance == 1
+            fixed = None if self.packed and job.rows is None else rows
+            self.products.need(fixed, job.columns, self.threads, crosswise=crosswise)
             self.memory.extend((0, job.a.distance, job.depth_of_a, 0, job.b.distance))
             self.memory.extend((0, job.c.distance, rows, job.columns, adds, depths))
 

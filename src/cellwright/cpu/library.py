@@ -8,13 +8,19 @@ import llvmlite.ir as ir
 
 from cellwright.cpu import jit
 from cellwright.cpu.amx import MATRIX, emit_matrix, emit_release, emit_setup
+from cellwright.cpu.lines import LINES, ROWS, TURN, emit_lines, emit_rows, emit_turn
 from cellwright.cpu.pack import PACK, TRANSPOSE, emit_pack, emit_transpose
+from cellwright.cpu.panel import PANEL, emit_panel
 from cellwright.cpu.planes import PLANES, SPLIT, emit_planes, emit_split
 from cellwright.cpu.simd import Simd
 from cellwright.cpu.target import Target, host
 from cellwright.cpu.tile import DOT, TILE, emit_dot, emit_tile
 
 __all__ = ["Library", "library", "library_names"]
+
+
+_PRODUCT_NAMES = ["lines", "turn", "rows", "panel"]
+"""The functions that products over all steps have for themselves, by AMX."""
 
 
 def _common_names(target: Target, dtype: str) -> list[str]:
@@ -38,6 +44,7 @@ def library_names(target: Target, dtype: str) -> list[str]:
     shapes = [(r, v) for v in range(1, target.vectors + 1) for r in range(1, target.rows + 1)]
     tiles = [f"tile_{r}_{v}" for r, v in shapes]  # number by number: machine code counts on it
     amx = [f"matrix_{groups}_{v}" for groups in (1, 2) for v in range(1, target.vectors + 1)]
+    amx += _PRODUCT_NAMES
     return [*tiles, *(amx if target.has_amx(dtype) else []), *_common_names(target, dtype)]
 
 
@@ -71,6 +78,16 @@ def _emit_tiles(target: Target, dtype: str, vectors: int) -> ir.Module:
     return module
 
 
+def _emit_products(target: Target, dtype: str) -> ir.Module:
+    """Emit what products over all steps need of AMX."""
+    module = ir.Module(f"products_by_amx_{dtype}")
+    emit_lines(Simd(module, "lines", LINES, target, dtype))
+    emit_turn(Simd(module, "turn", TURN, target, dtype))
+    emit_rows(Simd(module, "rows", ROWS, target, dtype))
+    emit_panel(Simd(module, "panel", PANEL, target, dtype))
+    return module
+
+
 class Library:
     """The loaded functions of a dtype. Tiles are loaded once a kernel with their widths is.
 
@@ -82,15 +99,16 @@ class Library:
         target = host()
         self.dtype, self._names = dtype, library_names(target, dtype)
         self._table = array("q", [0] * len(self._names))
-        self._code: dict[int, jit.Code] = {}
-        names = _common_names(target, dtype)
-        self._load(0, "library", names, partial(_emit_common, target, dtype))
+        self._code: dict[str, jit.Code] = {}
+        self._load("library", _common_names(target, dtype), partial(_emit_common, target, dtype))
 
-    def _load(self, width: int, kind: str, names: list[str], emit: Callable[[], ir.Module]) -> None:
-        code = jit.load(host(), f"{kind} {self.dtype}", names, emit)
-        for name in names:
-            self._table[self._names.index(name)] = code.address[name]
-        self._code[width] = code  # which keeps it loaded
+    def _load(self, part: str, names: list[str], emit: Callable[[], ir.Module]) -> None:
+        """Load functions that are not there yet."""
+        if part not in self._code:
+            code = jit.load(host(), f"{part} {self.dtype}", names, emit)
+            for name in names:
+                self._table[self._names.index(name)] = code.address[name]
+            self._code[part] = code  # which keeps it loaded
 
     @property
     def table(self) -> int:
@@ -103,9 +121,17 @@ class Library:
         block, lanes = target.block(self.dtype), target.lanes(self.dtype)
         widths = {-(-(count % block) // lanes) for count in units}
         widths |= {target.vectors for count in units if count >= block}
-        for v in widths - {0} - self._code.keys():
+        for v in widths - {0}:
             names = _tile_names(target, self.dtype, v)
-            self._load(v, f"tiles {v}", names, partial(_emit_tiles, target, self.dtype, v))
+            self._load(f"tiles {v}", names, partial(_emit_tiles, target, self.dtype, v))
+
+    def need_products(self) -> None:
+        """Load what products over all steps have for themselves."""
+        target = host()
+        if target.has_amx(self.dtype):
+            self._load(
+                "products by AMX", _PRODUCT_NAMES, partial(_emit_products, target, self.dtype)
+            )
 
     def address(self, name: str) -> int:
         """Return where a function is that was needed before."""

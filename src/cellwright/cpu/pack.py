@@ -6,7 +6,7 @@ import llvmlite.ir as ir
 
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
-__all__ = ["PACK", "TRANSPOSE", "emit_pack", "emit_transpose"]
+__all__ = ["PACK", "TRANSPOSE", "emit_pack", "emit_transpose", "transposed"]
 
 PACK = (POINTER, I64, I64, I64, I64, POINTER, I64, I64, I64, I64)
 """Arguments of a pack: weights as they lie, their row stride, units, depth, number of tiles, packed
@@ -56,7 +56,7 @@ _QUARTER = 16
 pieces of so many bytes."""
 
 
-def _transpose(s: Simd, vectors: Sequence[Value]) -> list[Value]:
+def transposed(s: Simd, vectors: Sequence[Value]) -> list[Value]:
     """Return the transpose of a square of vectors."""
     n = _QUARTER // s.scalar_bytes
     pieces = [_interleave(s, vectors[g : g + n], 1) for g in range(0, s.lanes, n)]
@@ -120,13 +120,13 @@ def emit_transpose(s: Simd) -> None:
         out = s.at(target, row)
 
         def square(k: Value, _: list[Value]) -> None:
-            for j, column in enumerate(_transpose(s, [s.load(line, k) for line in lines])):
+            for j, column in enumerate(transposed(s, [s.load(line, k) for line in lines])):
                 s.store(column, out, s.mul(s.add(k, j), target_stride))
 
         s.loop(0, whole, s.lanes, square)
 
         def rest(k: Value, _: list[Value]) -> None:
-            for j, column in enumerate(_transpose(s, [s.load(line, k, tail) for line in lines])):
+            for j, column in enumerate(transposed(s, [s.load(line, k, tail) for line in lines])):
                 at = s.add(k, j)
                 with s.builder.if_then(s.less(at, columns)):
                     s.store(column, out, s.mul(at, target_stride))

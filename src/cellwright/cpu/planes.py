@@ -12,7 +12,16 @@ from cellwright.cpu.amx import AMX_DEPTH, AMX_ROWS, PLANE, ROW_BLOCK, WEIGHT_PLA
 from cellwright.cpu.pack import TRANSPOSE
 from cellwright.cpu.simd import I32, I64, POINTER, Simd, Value
 
-__all__ = ["PLANES", "SPLIT", "emit_planes", "emit_split", "weight_size"]
+__all__ = [
+    "PLANES",
+    "SPLIT",
+    "emit_planes",
+    "emit_split",
+    "finite_parts",
+    "flushing",
+    "paired",
+    "weight_size",
+]
 
 SPLIT = (POINTER, I64, I64, POINTER, I64)
 """Arguments of a split of rows: a table of their addresses, rows, depth; planes, the distance
@@ -63,7 +72,7 @@ def _row_parts(s: Simd, x: Value) -> list[Value]:
     return [first, b.select(finite, first, zero), second, third]
 
 
-def _weight_parts(s: Simd, x: Value) -> list[Value]:
+def finite_parts(s: Simd, x: Value) -> list[Value]:
     """Return the bits of a, b and c; c is nan where x is not finite or rounds to infinity."""
     first = _rounded(s, x)
     rest = _rest(s, x, first)
@@ -71,13 +80,17 @@ def _weight_parts(s: Simd, x: Value) -> list[Value]:
     return [first, second, s.builder.bitcast(_rest(s, rest, second), s.integers)]
 
 
-def _planes(s: Simd, low: list[Value], high: list[Value]) -> list[Value]:
+def paired(s: Simd, low: list[Value], high: list[Value]) -> list[Value]:
+    """Return the planes of two vectors of depths, given their parts."""
     return [_pair(s, x, y) for x, y in zip(low, high, strict=True)]
 
 
-def _flushing(s: Simd, body: Callable[[], object]) -> None:
-    """Take numbers near the smallest ones as 0 meanwhile: processors are slow with them."""
-    memory = s.reserve(I32, 2)
+def flushing(s: Simd, body: Callable[[], object], memory: Value = None) -> None:
+    """Take numbers near the smallest ones as 0 meanwhile: processors are slow with them.
+
+    A loop brings two I32 of memory along, which it has reserved outside.
+    """
+    memory = s.reserve(I32, 2) if memory is None else memory
     changed = s.builder.gep(memory, [s.index(1)], source_etype=I32)
     flush = ir.Constant(I32, 0x8040)  # denormals are zero, flush to zero
 
@@ -106,14 +119,14 @@ def emit_split(s: Simd) -> None:
         def block(k: Value, masks: Sequence[Value]) -> None:
             halves = [s.load(source, s.add(k, j * s.lanes), m) for j, m in enumerate(masks)]
             place = s.at(out, s.mul(k, ROW_BLOCK // AMX_DEPTH))
-            for n, plane in enumerate(_planes(s, *(_row_parts(s, x) for x in halves))):
+            for n, plane in enumerate(paired(s, *(_row_parts(s, x) for x in halves))):
                 s.store(plane, place, n * PLANE)
 
         s.loop(0, whole, AMX_DEPTH, lambda k, _: block(k, (None, None)))
         s.when(s.less(0, left), lambda: block(whole, tail))
         emit_busy(s)
 
-    _flushing(s, lambda: s.loop(0, rows, 1, row))
+    flushing(s, lambda: s.loop(0, rows, 1, row))
     s.finish()
 
 
@@ -123,7 +136,7 @@ def emit_planes(s: Simd, transposed: bool) -> None:
     The weights are W[u, k], or W[k, u] where ``transposed``. Each thread takes a share of the
     blocks of units. The module must have ``transpose``.
     """
-    _flushing(s, _Planes(s, transposed).emit)
+    flushing(s, _Planes(s, transposed).emit)
     s.finish()
 
 
@@ -210,8 +223,8 @@ class _Planes:
     def _put(self, halves: Sequence[Value], place: Value, pitch: Value) -> None:
         """Write the planes of a pair of depths."""
         s = self.s
-        parts = [_weight_parts(s, x) for x in halves]
-        for n, plane in enumerate(_planes(s, *parts)):
+        parts = [finite_parts(s, x) for x in halves]
+        for n, plane in enumerate(paired(s, *parts)):
             s.store(plane, place, s.mul(pitch, n))
         smallest = [s.builder.bitcast(part[-1], s.vector) for part in parts]
         total = s.builder.fadd(s.load(self.sum), s.builder.fadd(*smallest))

@@ -2,18 +2,14 @@
 
 C[m, n] (+)= Σ_k A[m, k] B[k, n]. The columns of B and C lie one after another. Of A either the
 depths do (a gradient of rows: the gates' gradients times weights), or the rows (a gradient of
-weights: the gates' gradients, turned, times rows). One side of a tile is a vector of columns, the
-other a few rows: B and A in the first case. In the second they change places, for the gates are
-the wider side, and C is turned as it is written.
+weights: the gates' gradients, turned, times rows).
 
-Chunks of C are summed up, depths by depths, in memory that stays in the second-level cache. The
-tiles of the walks read both sides as they lie where that is no slower: a chunk is used too seldom
-to pay for packing. Copied first are depths in short runs, columns that fill no tile, and depths so
-far apart that a cache would hold few of them. The loops over chunks follow Goto & van de Geijn
-(2008).
+Large products of float32 go to AMX where there is one (``cellwright.cpu.product_amx``), the others
+to vector instructions (``cellwright.cpu.product_chunks``). The loops over chunks follow Goto & van
+de Geijn (2008).
 
 A list of products is a struct of 8-byte fields: how many there are, how many threads take part, the
-table of the library's functions, memory of ``SCRATCH`` elements for each thread, then for each
+table of the library's functions, memory of ``scratch_size`` elements for each thread, then for each
 product
 
 ====  =====================================================================
@@ -22,378 +18,133 @@ product
 5, 6  C: address, distance between rows m
 7, 8  numbers of rows and columns
 9     1 to add to C, 0 to start from 0
-10    address of the depths to sum over: a table, see ``depth_table``
+10    address of the depths to sum over: a table, see ``product_job``
 ====  =====================================================================
 
 Distances count elements. Each thread takes a share of the rows of C.
 """
 
-from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from itertools import pairwise
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.library import library_names
-from cellwright.cpu.pack import TRANSPOSE
+from cellwright.cpu.amx import emit_release, emit_setup
+from cellwright.cpu.product_amx import AMX_MEMORY, AmxChunks, Tables, amx_pays
+from cellwright.cpu.product_chunks import CHUNK_MEMORY, Chunks
+from cellwright.cpu.product_job import JOB, Job
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.target import Target
-from cellwright.cpu.tile import TILE, groups, put_rows
 
-__all__ = ["HEADER", "JOB", "MEMORY", "SCRATCH", "TABLE", "depth_table", "emit_products"]
+__all__ = ["HEADER", "MEMORY", "TABLE", "emit_products", "scratch_size", "shares_of"]
 
-HEADER, JOB = 4, 11
-TABLE, MEMORY = 2, 3
-_DEPTH, _WIDE, _ROWS = 128, 256, 192
-"""Depths, vector columns and rows of a chunk, whose three matrices take half a megabyte in
-float32."""
-_ALONE = 8
-"""Depths from which a run is summed up by itself: writing its sums costs less than gathering."""
-_FAR_ROWS = 128
-"""Elements from which depths of rows are far apart: their lines share few sets of a cache."""
-_FAR_COLUMNS, _BROAD_TILE = 4096, 256
-"""Bytes from which depths of columns are; twice as many for a tile that takes so much of each, as
-it waits less."""
-_SLACK = 16
-"""A row that is written in whole vectors needs so much room behind it."""
-_SIDES = (_DEPTH * (_WIDE + _SLACK), _ROWS * (_DEPTH + _SLACK))
-assert sum(_SIDES) >= _WIDE * (_ROWS + _SLACK), "there is room to turn a chunk's sums"
-SCRATCH = sum(_SIDES) + _ROWS * _WIDE
-"""Elements of memory that a thread gathers chunks in and sums them up in."""
+HEADER, TABLE, MEMORY = 4, 2, 3
 
 
-def depth_table(runs: Iterable[tuple[int, int, int]]) -> "array[int]":
-    """Return the depths that a product sums over, as machine code reads them.
+def scratch_size(target: Target, dtype: str) -> int:
+    """Return the elements of memory that a thread gathers chunks in and sums them up in."""
+    return max(CHUNK_MEMORY, AMX_MEMORY) if target.has_amx(dtype) else CHUNK_MEMORY
 
-    Runs of depths are cut, and short ones gathered, into groups, which are summed up at once. The
-    table has the number of groups, then for each group its depths, the number of its runs, and each
-    run.
 
-    Args:
-        runs: (first depth in A, first depth in B, how many) of successive depths.
-    """
-    cut: list[list[int]] = [[]]
-    room = _DEPTH
-    for from_a, from_b, count in runs:
-        done = 0
-        while done < count:
-            if room == 0 or (cut[-1] and count - done >= _ALONE):
-                cut.append([])
-                room = _DEPTH
-            size = min(count - done, room)
-            cut[-1] += (from_a + done, from_b + done, size)
-            done += size
-            room -= size
-    if not cut[-1]:
-        cut[-1] = [0, 0, 0]  # a run of nothing: a group has at least one
-    table = array("q", (len(cut),))
-    for group in cut:
-        table.extend((sum(group[2::3]), len(group) // 3, *group))
-    return table
+def shares_of(rows: int, threads: int, unit: int) -> list[int]:
+    """Return how many rows each thread takes, in whole units, as machine code shares them out."""
+    parts = -(-rows // unit)
+    bounds = [min(rows, unit * (parts * j // threads)) for j in range(threads + 1)]
+    return [high - low for low, high in pairwise(bounds)]
 
 
 def emit_products(target: Target, dtype: str) -> ir.Module:
     """Emit ``products(struct, thread)``."""
     module = ir.Module(f"products_{target.name}_{dtype}")
     s = Simd(module, "products", (POINTER, I64), target, dtype)
-    assert s.lanes <= _SLACK, "there is room behind a row for a whole vector"
     struct, thread = s.function.args
-    threads, table = s.field(struct, 1), s.field(struct, TABLE, POINTER)
-    memory = s.at(s.field(struct, MEMORY, POINTER), s.mul(thread, SCRATCH))
-    row_table = s.reserve(POINTER, target.rows)
-
-    def job(j: Value, _: list[Value]) -> None:
-        place = s.add(s.mul(j, JOB), HEADER)
-        kinds = dict.fromkeys((0, 3, 5, 10), POINTER)
-        fields = [s.field(struct, s.add(place, k), kinds.get(k, I64)) for k in range(JOB)]
-        _Product(s, fields, (table, memory, row_table)).emit(thread, threads)
-
-    s.loop(0, s.field(struct, 0), 1, job)
-    s.finish()
+    emitter = _Products(s, struct, thread)
+    s.loop(0, s.field(struct, 0), 1, lambda j, _: emitter.job(s.add(s.mul(j, JOB), HEADER)))
+    emitter.finish()
     return module
 
 
-@dataclass
-class _Side:
-    """One side of a product: its matrix, and which of its lines this thread takes.
+class _Products:
+    """Emits what a thread does of each product."""
 
-    Attributes:
-        base: the matrix. depth: distance between depths. line: distance between lines.
-        low, high: the lines.
-        run: which number of a run is this side's first depth.
-    """
+    def __init__(self, s: Simd, struct: Value, thread: Value) -> None:
+        self.s, self.struct, self.thread = s, struct, thread
+        self.threads, self.table = s.field(struct, 1), s.field(struct, TABLE, POINTER)
+        offset = s.mul(thread, scratch_size(s.target, s.dtype))
+        self.memory = s.at(s.field(struct, MEMORY, POINTER), offset)
+        self.row_table = s.reserve(POINTER, s.target.rows)
+        self.has_amx = s.target.has_amx(s.dtype)
+        if self.has_amx:
+            self.tables, self.ready = Tables(s), s.reserve(I64, 1)
+            s.builder.store(s.index(0), self.ready)
 
-    base: Value
-    depth: Value
-    line: Value
-    low: Value
-    high: Value
-    run: Value
+    def job(self, place: Value) -> None:
+        """Emit the product at the ``place``-th field."""
+        s, job = self.s, Job.load(self.s, self.struct, place)
+        chunks = Chunks(s, job, self.table, self.memory, self.row_table)
+        rows = self._share(job)
+        if self.has_amx:
+            self._with_amx(job, chunks, rows)
+        else:
+            chunks.emit(rows, (s.index(0), job.columns))
 
+    def _share(self, job: Job) -> tuple[Value, Value]:
+        """Return the first of this thread's rows, and the one after the last.
 
-@dataclass
-class _Group:
-    """Depths that are summed up at once: how many, in how many runs, the first run."""
-
-    depth: Value
-    runs: Value
-    first: Value
-
-
-@dataclass
-class _Place:
-    """Where tiles find a side of a chunk: its first line, distances between lines and depths."""
-
-    base: Value
-    line: Value
-    depth: Value
-
-
-@dataclass
-class _Out:
-    """Where sums go: the first row, the distance between rows, whether nothing is there yet."""
-
-    base: Value
-    stride: Value
-    fresh: Value
-
-    def row(self, s: Simd, i: Value) -> "_Out":
-        """Return the same from row ``i`` on."""
-        return replace(self, base=s.at(self.base, s.mul(i, self.stride)))
-
-
-class _Product:
-    """Emits one product."""
-
-    def __init__(self, s: Simd, fields: list[Value], places: tuple[Value, Value, Value]) -> None:
-        self.s, self.fields = s, fields
-        self.table, memory, self.row_table = places
-        self.wide_memory = memory
-        self.row_memory = s.at(memory, _SIDES[0])
-        self.sums = s.at(memory, sum(_SIDES))
-        b, groups = s.builder, s.field(fields[-1], 0)
-        # whether lines of the narrow side lie side by side, as those of B always do
-        self.crosswise = b.icmp_signed("==", fields[1], s.index(1))
-        self.turned = b.and_(self.crosswise, s.less(1, groups))
-        # several groups that are added to C one by one would each round to its size
-        once = b.or_(s.less(groups, 2), s.less(fields[9], 1))
-        self.direct = b.and_(once, b.not_(self.turned))
-        self.block = s.target.block(s.dtype)
-
-    def emit(self, thread: Value, threads: Value) -> None:
-        """Emit the loops over chunks of both sides."""
-        s, choose = self.s, self.s.builder.select
-        a, a_line, a_depth, b, b_depth, _, _, rows, columns, _, _ = self.fields
-        # shares of the wide side are whole vectors; products that add up in one C are shared alike
-        unit = choose(self.crosswise, s.index(s.lanes), s.index(1))
-        parts = s.builder.sdiv(s.add(rows, s.sub(unit, 1)), unit)
+        Rows that lie side by side are shared out in whole vectors; products that add up in one C
+        are shared alike.
+        """
+        s, b = self.s, self.s.builder
+        unit = b.select(job.crosswise(s), s.index(s.lanes), s.index(1))
+        parts = b.sdiv(s.add(job.rows, s.sub(unit, 1)), unit)
         low, high = (
-            s.min(rows, s.mul(unit, s.builder.sdiv(s.mul(parts, s.add(thread, j)), threads)))
+            s.min(job.rows, s.mul(unit, b.sdiv(s.mul(parts, s.add(self.thread, j)), self.threads)))
             for j in range(2)
         )
-        zero, one = s.index(0), s.index(1)
-        own, other = (a, a_depth, a_line, low, high, zero), (b, b_depth, one, zero, columns, one)
-        pairs = list(zip(own, other, strict=True))
-        self.wide = _Side(*(choose(self.turned, x, y) for x, y in pairs))
-        self.rows = _Side(*(choose(self.turned, y, x) for x, y in pairs))
+        return low, high
 
-        def chunk(w: Value, r: Value) -> None:
-            self._chunk(w, s.min(_WIDE, s.sub(self.wide.high, w)), r)
+    def _with_amx(self, job: Job, chunks: Chunks, rows: tuple[Value, Value]) -> None:
+        """Emit the loops over chunks of AMX; a product that it does not take is one chunk."""
+        s, choose, (low, high) = self.s, self.s.builder.select, rows
+        pays = amx_pays(s, job, s.sub(high, low))
+        s.when(pays, self._set_up)
+        amx = AmxChunks(s, job, self.table, self.memory, self.tables)
+        pairs = zip(amx.sizes(s.sub(high, low)), (s.sub(high, low), job.columns), strict=True)
+        height, width = (choose(pays, part, whole) for part, whole in pairs)
 
-        def rows_of(w: Value, _: list[Value]) -> None:
-            s.loop(self.rows.low, self.rows.high, _ROWS, lambda r, _: chunk(w, r))
+        def chunk(m: Value, n: Value) -> None:
+            bounds = (m, s.min(high, s.add(m, height))), (n, s.min(job.columns, s.add(n, width)))
+            done = self._if(pays, lambda: amx.emit(*bounds))
+            s.when(s.builder.not_(done), lambda: chunks.emit(*bounds))
 
-        s.loop(self.wide.low, self.wide.high, _WIDE, rows_of)
+        def columns(n: Value, _: list[Value]) -> None:
+            s.loop(low, high, height, lambda m, _: chunk(m, n))
 
-    def _chunk(self, w: Value, width: Value, r: Value) -> None:
-        """Sum a chunk up over all groups of depths, and write what is not in its place yet."""
-        s, table = self.s, self.fields[-1]
-        count = s.min(_ROWS, s.sub(self.rows.high, r))
-        self.full = s.builder.sdiv(width, s.index(self.block))
-        rest = s.sub(width, s.mul(self.full, self.block))
-        self.rest = s.builder.sdiv(s.add(rest, s.lanes - 1), s.index(s.lanes))  # in vectors
-        self.stride = s.add(s.mul(self.full, self.block), s.mul(self.rest, s.lanes))
+        s.loop(0, job.columns, width, columns)
 
-        def group(j: Value, carried: list[Value]) -> list[Value]:
-            (place,) = carried
-            depth, runs = s.field(table, place), s.field(table, s.add(place, 1))
-            at = s.add(place, 2)
-            found = _Group(depth, runs, s.builder.gep(table, [at], source_etype=I64))
-            self._gather(found, w, width, (r, count))
-            self._multiply(found, w, (r, count), s.builder.zext(s.less(j, 1), I64))
-            return [s.add(at, s.mul(runs, 3))]
+    def _if(self, condition: Value, body: Callable[[], Value]) -> Value:
+        """Emit ``condition and body()``."""
+        b, before = self.s.builder, self.s.builder.block
+        with b.if_then(condition):
+            found, inside = body(), b.block
+        result = b.phi(ir.IntType(1))
+        result.add_incoming(ir.Constant(ir.IntType(1), 0), before)
+        result.add_incoming(found, inside)
+        return result
 
-        s.loop(0, s.field(table, 0), 1, group, [s.index(1)])
-        with s.builder.if_else(self.turned) as (then, otherwise):
-            with then:
-                self._write_turned(w, width, r, count)
-            with otherwise:
-                done = s.builder.select(self.direct, s.mul(self.full, self.block), s.index(0))
-                columns = s.add(w, done), s.sub(width, done)
-                self._write(s.at(self.sums, done), self.stride, (r, count), columns)
-
-    def _start(self, side: _Side, line: Value, run: Value) -> Value:
-        """Return where a run's first depth of a line is."""
-        s = self.s
-        depths = s.mul(s.field(run, side.run), side.depth)
-        return s.at(side.base, s.add(s.mul(line, side.line), depths))
-
-    def _gather(self, group: _Group, w: Value, width: Value, rows: tuple[Value, Value]) -> None:
-        """Copy what tiles cannot read as it lies: several runs, columns that fill no tile."""
-        s = self.s
-        wide, narrow = self._copied(group)
-        start = s.builder.select(wide, s.index(0), s.mul(self.full, self.block))
-
-        def run(k: Value, done: list[Value]) -> list[Value]:
-            numbers = s.builder.gep(group.first, [s.mul(k, 3)], source_etype=I64)
-            size = s.field(numbers, 2)
-            self._gather_wide(w, (start, width), numbers, size, done[0])
-            s.when(narrow, lambda: self._gather_rows(rows, numbers, size, done[0]))
-            return [s.add(done[0], size)]
-
-        needed = s.builder.or_(narrow, s.less(start, width))
-        s.loop(0, s.builder.select(needed, group.runs, s.index(0)), 1, run, [s.index(0)])
-
-    def _gather_wide(
-        self, w: Value, among: tuple[Value, Value], run: Value, size: Value, done: Value
-    ) -> None:
-        """Copy the columns ``among`` which a run's depths are needed, in whole vectors."""
-        s, (start, width) = self.s, among
-        source = self._start(self.wide, w, run)
-
-        def copy(k: Value, _: list[Value]) -> None:
-            line = s.at(source, s.add(s.mul(k, self.wide.depth), start))
-            out = s.at(self.wide_memory, s.add(s.mul(s.add(done, k), _WIDE + _SLACK), start))
-            s.vectors(s.sub(width, start), lambda j, mask: s.store(s.load(line, j, mask), out, j))
-
-        s.loop(0, size, 1, copy)
-
-    def _gather_rows(self, rows: tuple[Value, Value], run: Value, size: Value, done: Value) -> None:
-        """Copy a run's depths of the narrow side, lying as before: depth by depth or row by row."""
-        s, side, choose, (r, count) = self.s, self.rows, self.s.builder.select, rows
-        source, place = self._start(side, r, run), self._gathered_rows()
-        outer, inner = choose(self.crosswise, size, count), choose(self.crosswise, count, size)
-        apart = choose(self.crosswise, side.depth, side.line)
-        out_apart = choose(self.crosswise, place.depth, place.line)
-        first = s.at(place.base, s.mul(done, place.depth))
-
-        def copy(j: Value, _: list[Value]) -> None:
-            line, out = s.at(source, s.mul(j, apart)), s.at(first, s.mul(j, out_apart))
-            s.vectors(inner, lambda k, mask: s.store(s.load(line, k, mask), out, k))
-
-        s.loop(0, outer, 1, copy)
-
-    def _gathered_wide(self) -> _Place:
-        return _Place(self.wide_memory, self.s.index(1), self.s.index(_WIDE + _SLACK))
-
-    def _gathered_rows(self) -> _Place:
-        s, choose = self.s, self.s.builder.select
-        line = choose(self.crosswise, s.index(1), s.index(_DEPTH + _SLACK))
-        return _Place(
-            self.row_memory, line, choose(self.crosswise, s.index(_ROWS + _SLACK), s.index(1))
-        )
-
-    def _copied(self, group: _Group) -> tuple[Value, Value]:
-        """Whether the wide side is copied, and the rows: depths are in several runs, or far apart.
-
-        Of depths that are far apart, a cache holds few.
-        """
-        s, either = self.s, self.s.builder.or_
-        several, tile = s.less(1, group.runs), self.block * s.scalar_bytes
-        limit = _FAR_COLUMNS if tile < _BROAD_TILE else 2 * _FAR_COLUMNS
-        far = s.less(limit // s.scalar_bytes - 1, self.wide.depth)
-        apart = s.builder.and_(self.crosswise, s.less(_FAR_ROWS - 1, self.rows.depth))
-        return either(several, far), either(several, apart)
-
-    def _places(self, group: _Group, w: Value, r: Value) -> tuple[_Place, _Place]:
-        """Return where the whole blocks of the wide side are, and where the rows."""
-        choose = self.s.builder.select
-
-        def place(side: _Side, line: Value, copy: _Place, copied: Value) -> _Place:
-            there = self._start(side, line, group.first)
-            pairs = (copy.base, there), (copy.line, side.line), (copy.depth, side.depth)
-            return _Place(*(choose(copied, x, y) for x, y in pairs))
-
-        wide, narrow = self._copied(group)
-        return (
-            place(self.wide, w, self._gathered_wide(), wide),
-            place(self.rows, r, self._gathered_rows(), narrow),
-        )
-
-    def _outs(self, w: Value, r: Value, first: Value) -> tuple[_Out, _Out]:
-        """Return where whole blocks are summed up, and where the columns behind them."""
-        s, c, c_line, adds = self.s, self.fields[5], self.fields[6], self.fields[9]
-        direct = s.at(c, s.add(s.mul(r, c_line), w)), c_line, s.mul(first, s.sub(1, adds))
-        apart = self.sums, self.stride, first
-        main = (s.builder.select(self.direct, x, y) for x, y in zip(direct, apart, strict=True))
-        return _Out(*main), _Out(s.at(self.sums, s.mul(self.full, self.block)), self.stride, first)
-
-    def _multiply(self, group: _Group, w: Value, chunk: tuple[Value, Value], first: Value) -> None:
-        """Add a group of depths to a chunk's sums; ``first``: nothing is there yet.
-
-        Whole blocks are summed up in C where they can be, what is left in memory of its own.
-        """
-        s, block, (r, count) = self.s, self.block, chunk
-        wide, rows = self._places(group, w, r)
-        beyond = s.mul(self.full, block)
-        main, rest = self._outs(w, r, first)
-
-        def tiles(vectors: Value, size: Value, out: _Out, columns: _Place, number: Value) -> None:
-            index = s.add(s.mul(s.sub(vectors, 1), s.target.rows), s.sub(size, 1))
-            function = s.field(self.table, index, POINTER)
-            weights = columns.base, columns.depth, s.index(block)
-            args = [out.base, out.stride, self.row_table, rows.depth, *weights]
-            args += [group.depth, number, out.fresh, columns.base, s.index(0)]
-            s.call_pointer(function, TILE, args)
-
-        def some(i: Value, size: Value) -> None:
-            line = s.at(rows.base, s.mul(i, rows.line))
-            put_rows(s, self.row_table, size, lambda j: s.at(line, s.mul(j, rows.line)))
-            gathered, whole = self._gathered_wide(), s.index(s.target.vectors)
-            last = replace(gathered, base=s.at(gathered.base, beyond))
-            s.when(
-                s.less(0, self.full), lambda: tiles(whole, size, main.row(s, i), wide, self.full)
-            )
-            s.when(
-                s.less(0, self.rest),
-                lambda: tiles(self.rest, size, rest.row(s, i), last, s.index(1)),
-            )
-
-        groups(s, count, s.target.rows, some)
-
-    def _transpose(
-        self, source: Value, stride: Value, shape: tuple[Value, Value], target: Value, to: int
-    ) -> None:
-        """Turn a matrix of ``shape``; rows of the result lie ``to`` elements apart."""
-        s = self.s
-        index = library_names(s.target, s.dtype).index("transpose")
-        args = [source, stride, *shape, target, s.index(to)]
-        s.call_pointer(s.field(self.table, index, POINTER), TRANSPOSE, args)
-
-    def _write_turned(self, w: Value, width: Value, r: Value, count: Value) -> None:
-        """Write a chunk's columns as rows of C, by way of the memory that was gathered in."""
-        turned, stride = self.wide_memory, _ROWS + _SLACK
-        self._transpose(self.sums, self.stride, (count, width), turned, stride)
-        self._write(turned, self.s.index(stride), (w, width), (r, count))
-
-    def _write(
-        self, source: Value, stride: Value, rows: tuple[Value, Value], columns: tuple[Value, Value]
-    ) -> None:
-        """Write a matrix to C, or add it to what is there; ``rows``, ``columns``: first, number."""
+    def _set_up(self) -> None:
+        """Set AMX up, once."""
         s = self.s
 
-        def put(k: Value, mask: Value, line: Value, place: Value) -> None:
-            at, values = s.at(place, k), s.load(line, k)
-            with s.builder.if_else(s.less(0, self.fields[9])) as (then, otherwise):
-                with then:
-                    s.store(s.builder.fadd(s.load(at, 0, mask), values), at, 0, mask)
-                with otherwise:
-                    s.store(values, at, 0, mask)
+        def once() -> None:
+            emit_setup(s)
+            s.builder.store(s.index(1), self.ready)
 
-        def row(j: Value, _: list[Value]) -> None:
-            line = s.at(source, s.mul(j, stride))
-            start = s.add(s.mul(s.add(rows[0], j), self.fields[6]), columns[0])
-            place = s.at(self.fields[5], start)
-            s.vectors(columns[1], lambda k, mask: put(k, mask, line, place))
+        s.when(s.less(s.field(self.ready, 0), 1), once)
 
-        s.loop(0, rows[1], 1, row)
+    def finish(self) -> None:
+        """Emit the end of the function."""
+        s = self.s
+        if self.has_amx:
+            s.when(s.less(0, s.field(self.ready, 0)), lambda: emit_release(s))
+        s.finish()

@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from cellwright.cpu.frame import (
 )
 from cellwright.cpu.library import library
 from cellwright.cpu.memory import spares
-from cellwright.cpu.product import MEMORY, SCRATCH, TABLE, emit_products
+from cellwright.cpu.product import MEMORY, TABLE, emit_products, scratch_size, shares_of
 from cellwright.cpu.target import host
 from cellwright.cpu.team import WALK, Team, team
 from cellwright.cpu.walk import emit_walk
@@ -104,14 +104,27 @@ class Products:
         self._code, self._address = code, code.address["products"]
         self._call = WALK(self._address)
         self._team: Team = team(target)
-        self.library = library(dtype)
-        self.library.need(range(1, target.block(dtype) + 1))
-        self._spares = spares(dtype)
+        self._library = library(dtype)
+        self._library.need_products()
+        self._dtype, self._lanes = dtype, target.lanes(dtype)
+        self._spares, self._scratch = spares(dtype), scratch_size(target, dtype)
+
+    def need(self, rows: int | None, columns: int, threads: int, *, crosswise: bool) -> None:
+        """Load the tiles that a product needs: for its columns or its threads' shares of rows.
+
+        ``rows`` is None where each call has others.
+        """
+        shares: Sequence[int] = ()
+        if crosswise and rows is None:
+            shares = range(host().block(self._dtype))
+        elif crosswise and rows is not None:
+            shares = shares_of(rows, threads, self._lanes)
+        self._library.need([columns, *shares])
 
     def run(self, struct: "array[int]", threads: int) -> None:
         """Compute the products that the struct lists, shared out over the threads it names."""
-        scratch = self._spares.take(threads * SCRATCH)
-        struct[TABLE], struct[MEMORY] = self.library.table, scratch.data_ptr()
+        scratch = self._spares.take(threads * self._scratch)
+        struct[TABLE], struct[MEMORY] = self._library.table, scratch.data_ptr()
         address, _ = struct.buffer_info()
         if threads == 1:
             self._call(address, 0)
