@@ -104,6 +104,27 @@ def flushing(s: Simd, body: Callable[[], object], memory: Value = None) -> None:
     control("ldmxcsr", memory)
 
 
+def _split_block(s: Simd, halves: Sequence[Value], place: Value) -> None:
+    """Write the planes of a row's block of depths."""
+
+    def put(planes: Sequence[Value]) -> None:
+        for n, plane in enumerate(planes):
+            s.store(plane, place, n * PLANE)
+
+    parts = [finite_parts(s, x) for x in halves]
+    first, *others = paired(s, *parts)
+    put([first, first, *others])
+    rare = _holds_nan(s, *(part[-1] for part in parts))
+    s.when(rare, lambda: put(paired(s, *(_row_parts(s, x) for x in halves))))
+
+
+def _holds_nan(s: Simd, *parts: Value) -> Value:
+    """Return whether the bits of one or two vectors have a nan."""
+    one, other = (s.builder.bitcast(part, s.vector) for part in (parts[0], parts[-1]))
+    found = s.builder.bitcast(s.builder.fcmp_unordered("uno", one, other), ir.IntType(s.lanes))
+    return s.builder.icmp_unsigned("!=", found, ir.Constant(found.type, 0))
+
+
 def emit_split(s: Simd) -> None:
     """Split rows into planes."""
     table, rows, depth, target, distance = s.function.args
@@ -118,9 +139,7 @@ def emit_split(s: Simd) -> None:
 
         def block(k: Value, masks: Sequence[Value]) -> None:
             halves = [s.load(source, s.add(k, j * s.lanes), m) for j, m in enumerate(masks)]
-            place = s.at(out, s.mul(k, ROW_BLOCK // AMX_DEPTH))
-            for n, plane in enumerate(paired(s, *(_row_parts(s, x) for x in halves))):
-                s.store(plane, place, n * PLANE)
+            _split_block(s, halves, s.at(out, s.mul(k, ROW_BLOCK // AMX_DEPTH)))
 
         s.loop(0, whole, AMX_DEPTH, lambda k, _: block(k, (None, None)))
         s.when(s.less(0, left), lambda: block(whole, tail))
@@ -163,10 +182,7 @@ class _Planes:
             s.builder.sdiv(s.mul(blocks, s.add(self.thread, j)), self.threads) for j in range(2)
         )
         s.loop(start, stop, 1, lambda n, _: self._units(s.mul(n, self.block)))
-        found = s.builder.fcmp_unordered("uno", s.load(self.sum), s.constant(0.0))
-        some = s.builder.bitcast(found, ir.IntType(s.lanes))
-        refuses = s.builder.icmp_unsigned("!=", some, ir.Constant(some.type, 0))
-        with s.builder.if_then(refuses):
+        with s.builder.if_then(_holds_nan(s, s.load(self.sum))):
             s.builder.store(s.index(1), self.refused)
 
     def _units(self, u: Value) -> None:
