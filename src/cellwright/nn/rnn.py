@@ -28,9 +28,8 @@ class _Bundled(Recurrent):
         asked: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         device = x.device.type
-        if torch.is_autocast_enabled(device) and device in self._lowered_on:
-            # cuDNN takes nothing but float16
-            dtype = torch.float16 if device == "cuda" else torch.get_autocast_dtype(device)
+        if device in self._lowered_on and torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
             x = _lowered(x, dtype)
             states = None if states is None else [_lowered(state, dtype) for state in states]
         return super()._run(x, states, batch_sizes, asked=asked)
