@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from cellwright.autograd.obstacle import obstacle
 from cellwright.autograd.operation import plan_for
-from cellwright.cpu.amx import AMX_ROWS
+from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.choice import projects_first, reads_raw, share_of, takes_amx
 from cellwright.cpu.rates import amx_rate, matrix_rate, read_rate
 from cellwright.cpu.target import host

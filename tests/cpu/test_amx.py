@@ -21,10 +21,10 @@ import cellwright.nn as nn
 from cellwright.autograd.operation import run_layer
 from cellwright.cells import lstm
 from cellwright.cpu import backward, choice, forward, plan
-from cellwright.cpu.amx import AMX_DEPTH, AMX_ROWS, MATRIX, ROW_BLOCK
+from cellwright.cpu.amx.planes import PLANES, SPLIT, weight_size
+from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, MATRIX, ROW_BLOCK
 from cellwright.cpu.library import library
 from cellwright.cpu.memory import release_memory
-from cellwright.cpu.planes import PLANES, SPLIT, weight_size
 from cellwright.cpu.simd import POINTER
 from cellwright.cpu.target import host
 from cellwright.cpu.walks import dense

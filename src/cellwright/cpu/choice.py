@@ -6,7 +6,7 @@ Every number here was measured; ``docs/kernels.md`` says what for.
 from math import ceil
 from typing import Literal
 
-from cellwright.cpu.amx import AMX_ROWS, ROW_PLANES
+from cellwright.cpu.amx.unit import AMX_ROWS, ROW_PLANES
 from cellwright.cpu.plan import Plan
 from cellwright.cpu.target import host, own_cache, shared_cache
 from cellwright.cpu.team import Team, team

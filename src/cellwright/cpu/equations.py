@@ -1,6 +1,6 @@
 """A stage's equations on one block of units: from tiles and memory to what the stage writes."""
 
-from cellwright.cpu.amx import emit_busy
+from cellwright.cpu.amx.unit import emit_busy
 from cellwright.cpu.frame import SUM_ROWS, Frame
 from cellwright.cpu.levels import Level, levels
 from cellwright.cpu.simd import Value

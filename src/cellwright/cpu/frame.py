@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
-from cellwright.cpu.amx import AMX_ROWS
+from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.barrier import emit_barrier
 from cellwright.cpu.levels import levels
 from cellwright.cpu.simd import I64, POINTER, Simd, Value

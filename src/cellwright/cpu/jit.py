@@ -55,9 +55,9 @@ def cache_folder() -> Path:
 @lru_cache(maxsize=1)
 def _sources() -> str:
     """Digest of what emits code, so that an edited emitter never meets old object code."""
-    folder = Path(__file__).parent
+    here = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.py"), *(folder.parent / "graph").glob("*.py")]):
+    for path in sorted([*here.rglob("*.py"), *(here.parent / "graph").glob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

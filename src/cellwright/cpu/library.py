@@ -7,11 +7,11 @@ from functools import lru_cache, partial
 import llvmlite.ir as ir
 
 from cellwright.cpu import jit
-from cellwright.cpu.amx import MATRIX, emit_matrix, emit_release, emit_setup
-from cellwright.cpu.lines import LINES, ROWS, TURN, emit_lines, emit_rows, emit_turn
+from cellwright.cpu.amx.lines import LINES, ROWS, TURN, emit_lines, emit_rows, emit_turn
+from cellwright.cpu.amx.panel import PANEL, emit_panel
+from cellwright.cpu.amx.planes import PLANES, SPLIT, emit_planes, emit_split
+from cellwright.cpu.amx.unit import MATRIX, emit_matrix, emit_release, emit_setup
 from cellwright.cpu.pack import PACK, TRANSPOSE, emit_pack, emit_transpose
-from cellwright.cpu.panel import PANEL, emit_panel
-from cellwright.cpu.planes import PLANES, SPLIT, emit_planes, emit_split
 from cellwright.cpu.simd import Simd
 from cellwright.cpu.target import Target, host
 from cellwright.cpu.tile import DOT, TILE, emit_dot, emit_tile

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cellwright.cpu.arrangement import AmxNeed, amx_need
+from cellwright.cpu.amx.arrangement import AmxNeed, amx_need
 from cellwright.cpu.memory import Strided, contiguous
 from cellwright.cpu.target import DTYPES, host
 from cellwright.cpu.walks import Field, Layout, Walk

@@ -4,11 +4,11 @@ With few rows a step reads all weights for little work. The products with the in
 the step before, so they are taken ahead, several steps at a time, and read their weights once.
 """
 
-from cellwright.cpu.arrangement import arrange, stage_size
+from cellwright.cpu.amx.arrangement import arrange, stage_size
+from cellwright.cpu.amx.planes import PLANES
 from cellwright.cpu.frame import REFUSED, Frame, Part, depths, padded, split
 from cellwright.cpu.library import library_names
 from cellwright.cpu.pack import PACK
-from cellwright.cpu.planes import PLANES
 from cellwright.cpu.simd import I64, POINTER, Value
 from cellwright.cpu.tile import groups, put_rows
 from cellwright.graph.schedule import Stage

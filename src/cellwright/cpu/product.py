@@ -4,7 +4,7 @@ C[m, n] (+)= Σ_k A[m, k] B[k, n]. The columns of B and C lie one after another.
 depths do (a gradient of rows: the gates' gradients times weights), or the rows (a gradient of
 weights: the gates' gradients, turned, times rows).
 
-Large products of float32 go to AMX where there is one (``cellwright.cpu.product_amx``), the others
+Large products of float32 go to AMX where there is one (``cellwright.cpu.amx.product``), the others
 to vector instructions (``cellwright.cpu.product_chunks``). The loops over chunks follow Goto & van
 de Geijn (2008).
 
@@ -29,8 +29,8 @@ from itertools import pairwise
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.amx import emit_release, emit_setup
-from cellwright.cpu.product_amx import AMX_MEMORY, AmxChunks, Tables, amx_pays
+from cellwright.cpu.amx.product import AMX_MEMORY, AmxChunks, Tables, amx_pays
+from cellwright.cpu.amx.unit import emit_release, emit_setup
 from cellwright.cpu.product_chunks import CHUNK_MEMORY, Chunks
 from cellwright.cpu.product_job import JOB, Job
 from cellwright.cpu.simd import I64, POINTER, Simd, Value

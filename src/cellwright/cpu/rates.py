@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cellwright.cpu.amx import AMX_DEPTH, AMX_ROWS, PLANE, ROW_BLOCK, WEIGHT_PLANES
+from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, ROW_BLOCK, WEIGHT_PLANES
 from cellwright.cpu.library import library
 from cellwright.cpu.target import host
 

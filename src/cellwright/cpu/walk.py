@@ -2,9 +2,9 @@
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.arrangement import stage_size
+from cellwright.cpu.amx.arrangement import stage_size
+from cellwright.cpu.amx.block import AmxProducts
 from cellwright.cpu.block import Block
-from cellwright.cpu.block_amx import AmxProducts
 from cellwright.cpu.equations import Equations
 from cellwright.cpu.frame import REFUSED, SPLIT, Frame, depths, padded
 from cellwright.cpu.prelude import emit_prelude, emit_projection

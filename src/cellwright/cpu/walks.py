@@ -8,8 +8,8 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from cellwright.cpu import jit
-from cellwright.cpu.amx import AMX_ROWS
-from cellwright.cpu.arrangement import group_size, plane_size
+from cellwright.cpu.amx.arrangement import group_size, plane_size
+from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.barrier import barrier_memory
 from cellwright.cpu.frame import (
     BARRIER,

@@ -1,4 +1,4 @@
-"""Rows and weights as planes of bfloat16, laid out as ``cellwright.cpu.amx`` multiplies them.
+"""Rows and weights as planes of bfloat16, laid out as ``cellwright.cpu.amx.unit`` multiplies them.
 
 Each part is rounded, so what is left for the next one is half as large as if it were cut off. What
 is left of numbers near the smallest ones is taken as 0, as AMX takes it.
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.amx import AMX_DEPTH, AMX_ROWS, PLANE, ROW_BLOCK, WEIGHT_PLANES, emit_busy
+from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, ROW_BLOCK, WEIGHT_PLANES, emit_busy
 from cellwright.cpu.pack import TRANSPOSE
 from cellwright.cpu.simd import I32, I64, POINTER, Simd, Value
 

@@ -101,7 +101,7 @@ def read_to_page_ends():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uses mprotect")
 def test_nothing_is_read_behind_matrices():
-    code = "from tests.cpu.test_product_amx import read_to_page_ends as f; f(); print('read')"
+    code = f"from {__name__} import read_to_page_ends as f; f(); print('read')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "read\n", done.stderr
 

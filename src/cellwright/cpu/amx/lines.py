@@ -1,4 +1,4 @@
-"""Both sides of a panel's product as planes of bfloat16; see ``cellwright.cpu.panel``.
+"""Both sides of a panel's product as planes of bfloat16; see ``cellwright.cpu.amx.panel``.
 
 Lines are named by their addresses, so they may lie anywhere. What is not finite, or as good as,
 makes each result that it is part of nan. Callers take numbers near the smallest ones as 0.
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.amx import AMX_DEPTH, AMX_ROWS, PLANE, WEIGHT_PLANES
+from cellwright.cpu.amx.planes import finite_parts, paired
+from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, WEIGHT_PLANES
 from cellwright.cpu.pack import transposed
-from cellwright.cpu.planes import finite_parts, paired
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
 __all__ = [

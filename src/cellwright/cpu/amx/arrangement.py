@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cellwright.cpu.amx import AMX_DEPTH, ROW_BLOCK, WEIGHT_PLANES
-from cellwright.cpu.planes import weight_size
+from cellwright.cpu.amx.planes import weight_size
+from cellwright.cpu.amx.unit import AMX_DEPTH, ROW_BLOCK, WEIGHT_PLANES
 from cellwright.graph.schedule import Product, Program, Read, Stage
 
 __all__ = [

@@ -11,7 +11,7 @@ are summed up first, over all depths, while the sums are small: the sum of the f
 rounds as often as any float32 product does.
 
 A tile of the unit is 16 rows of 16 pairs of bfloat16. Depths go in blocks of 32; pair j of a block
-is depths j and 16 + j. ``cellwright.cpu.planes`` lays rows and weights out. Numbers here count
+is depths j and 16 + j. ``cellwright.cpu.amx.planes`` lays rows and weights out. Numbers here count
 elements of float32.
 """
 

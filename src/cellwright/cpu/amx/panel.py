@@ -1,15 +1,15 @@
 """The product of a panel of 32 rows with all columns of a chunk, by AMX.
 
-It works as ``cellwright.cpu.amx`` does, on planes that ``cellwright.cpu.lines`` makes: of rows,
-which stay in the first-level cache, and of two vectors of columns after the other, which come from
-the second. The rows of the next panel are split in between: while the unit multiplies, vector
+It works as ``cellwright.cpu.amx.unit`` does, on planes that ``cellwright.cpu.amx.lines`` makes: of
+rows, which stay in the first-level cache, and of two vectors of columns after the other, which come
+from the second. The rows of the next panel are split in between: while the unit multiplies, vector
 instructions and memory have time.
 """
 
 from collections.abc import Callable
 
-from cellwright.cpu.amx import AMX_DEPTH, AMX_ROWS, PLANE, WEIGHT_PLANES, Unit
-from cellwright.cpu.lines import HALF, PANEL_BLOCK, PANEL_ROWS, ROWS, split_rows, turn
+from cellwright.cpu.amx.lines import HALF, PANEL_BLOCK, PANEL_ROWS, ROWS, split_rows, turn
+from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, WEIGHT_PLANES, Unit
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
 __all__ = ["PAIR", "PANEL", "emit_panel"]

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.amx import AMX_DEPTH, AMX_ROWS
+from cellwright.cpu.amx.lines import LINES, PANEL_BLOCK, PANEL_DEPTH, PANEL_ROWS, ROWS
+from cellwright.cpu.amx.panel import PAIR, PANEL
+from cellwright.cpu.amx.planes import flushing
+from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS
 from cellwright.cpu.library import library_names
-from cellwright.cpu.lines import LINES, PANEL_BLOCK, PANEL_DEPTH, PANEL_ROWS, ROWS
 from cellwright.cpu.pack import TRANSPOSE
-from cellwright.cpu.panel import PAIR, PANEL
-from cellwright.cpu.planes import flushing
 from cellwright.cpu.product_job import FIRST_GROUP, Job
 from cellwright.cpu.simd import I32, I64, POINTER, Simd, Value
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from cellwright.cpu.amx import AMX_ROWS, MATRIX, ROW_BLOCK
-from cellwright.cpu.arrangement import Runs, arrange, group_size
+from cellwright.cpu.amx.arrangement import Runs, arrange, group_size
+from cellwright.cpu.amx.planes import SPLIT, weight_size
+from cellwright.cpu.amx.unit import AMX_ROWS, MATRIX, ROW_BLOCK
 from cellwright.cpu.frame import Frame
 from cellwright.cpu.library import library_names
-from cellwright.cpu.planes import SPLIT, weight_size
 from cellwright.cpu.simd import I64, POINTER, Value
 from cellwright.cpu.tile import put_rows
 from cellwright.graph.schedule import Read, Stage
