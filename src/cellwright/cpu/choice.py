@@ -65,7 +65,7 @@ def share_of(plan: Plan, layout: Layout) -> Share:
     return _ALONE if layout.batch == 1 else Share(min(threads, layout.batch), by_units=False)
 
 
-_AMX_ROWS, _AMX_WHOLE, _AMX_UNITS = 16, 32, 32
+_AMX_WHOLE, _AMX_UNITS = 2 * AMX_ROWS, 32
 """Fewer rows or units leave most of a tile empty; so many rows read the weights once."""
 _VECTOR_RATE, _FAR_VECTOR_RATE, _AMX_RATE = 27, 24, 60
 """Multiply-adds a cycle of vectors, slower with far weights, and of AMX, over whole tiles."""
@@ -74,7 +74,7 @@ _SPLIT, _SLEEP = {"forward": 0.5, "backward": 1.3}, 300
 waiting for the unit at each step."""
 _PACK = 0.8
 """Cycles a byte that packing planes takes beyond what packing vectors does."""
-_READ_RATES = ((0.5, 90), (1, 30), (1.5, 20))
+_READ_RATES = ((0.5, 90), (1, 30), (1.25, 20))
 """Bytes of planes read a cycle, if so many times a core's own cache would hold them; else"""
 _FAR_READ_RATE = 13
 _GAIN = 0.95
@@ -92,7 +92,7 @@ def takes_amx(plan: Plan, layout: Layout, way: Literal["forward", "backward"]) -
     share, cache = share_of(plan, layout), own_cache()
     parts = share.threads if share.by_units else 1
     rows = layout.rows * parts / (layout.steps * share.threads)
-    if rows < _AMX_ROWS:
+    if rows < AMX_ROWS:
         return False
     need = plan.amx_need[way]
     whole = AMX_ROWS * ceil(rows / AMX_ROWS)

@@ -17,7 +17,8 @@ The struct (8-byte fields):
 11    for walks of one or two rows: 1 if the first step goes through its weights backwards, else 0
 12    packed weights, or null: the weights are read as they lie; a walk back then has no products,
       since all of them would be with a step before the first one
-13    memory for planes of rows, or null; where it is there, the packed weights are planes too
+13    memory for a table and planes of rows, or null; where it is there, the packed weights are
+      planes too
 14    1 once a weight was found that has no planes
 15 …  the address of each buffer, then of each weight matrix
 …     for each buffer: distance between steps, distance between rows, in elements

@@ -90,13 +90,14 @@ def host() -> Target:
     except RuntimeError as error:
         raise CompileError(f"LLVM cannot make code for this machine: {error}") from error
     present = [n for n, (_, _, needs) in _LEVELS.items() if all(features.get(f) for f in needs)]
-    if "amx" in present and not _may_use_amx():
-        present.remove("amx")
     asked = os.environ.get("CELLWRIGHT_ISA", "")
+    other = asked in _LEVELS and asked != "amx"
+    if "amx" in present and (other or not _may_use_amx()):
+        present.remove("amx")
     if asked and asked not in present:
         raise CompileError(
-            f"CELLWRIGHT_ISA={asked}: expected one of {', '.join(present) or 'none'}, the vector "
-            "instructions of this machine; unset it to take the best"
+            f"CELLWRIGHT_ISA={asked}: expected one of {', '.join(present) or 'none'}, which this "
+            "machine and its system offer; unset it to take the best"
         )
     if not present:
         raise CompileError("this machine has none of AVX-512, AVX2, NEON and SSE2")

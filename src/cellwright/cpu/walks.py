@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from cellwright.cpu import jit
-from cellwright.cpu.amx.arrangement import group_size, plane_size
+from cellwright.cpu.amx.arrangement import group_size, plane_size, table_size
 from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.barrier import barrier_memory
 from cellwright.cpu.frame import (
@@ -163,22 +163,24 @@ class Walk:
         self._prelude, self._walk, both = (self.code.address[name] for name in names)
         self._call = WALK(both)
         self._library = library(dtype)
-        self._library.need([stage.units for stage in program.stages])
+        stages = program.stages
+        self._library.need([stage.units for stage in stages])
         self.names = [b.name for b in program.buffers]
         self.matrices = matrices(program)
         self.places = Places(self.names, self.matrices)
         lanes = target.lanes(dtype)
         self.packed_size = packed_size(program, lanes)
         self.plane_size = plane_size(program, lanes)
-        self._group_size = group_size(program.stages)
+        self._group_size, self._table_size = group_size(stages), table_size(stages)
         self.spares = spares(dtype)
         self._team: Team = team(target)
 
     def split_size(self, batch: int, share: Share) -> int:
-        """Return the elements that planes of rows take, each thread's on their own."""
+        """Return the elements of planes of rows, each thread's on their own, behind a table."""
         groups = batch // AMX_ROWS + 1
         more = share.threads - 1
-        return (groups + more * (groups if share.by_units else 1)) * self._group_size
+        all_groups = groups + more * (groups if share.by_units else 1)
+        return self._table_size + all_groups * self._group_size
 
     def struct(
         self,

@@ -7,6 +7,7 @@ are multiplied with; a table says where its blocks are in the rows.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from cellwright.cpu.amx.planes import weight_size
@@ -19,10 +20,14 @@ __all__ = [
     "amx_need",
     "arrange",
     "group_size",
+    "place_table",
     "plane_size",
     "stage_size",
+    "table_size",
 ]
 
+_LINE = 16
+"""Elements of a cache line."""
 Runs = tuple[tuple[int, int], ...]
 """Blocks of a row that a tile sums over: the first and how many, for each product."""
 
@@ -80,6 +85,20 @@ def group_size(stages: Iterable[Stage]) -> int:
 def plane_size(program: Program, lanes: int) -> int:
     """Return the elements that the planes of all weights of a program take."""
     return sum(stage_size(stage, lanes) for stage in program.stages)
+
+
+def place_table(stages: Iterable[Stage]) -> tuple[dict[Runs, int], int]:
+    """Return where each tile's list of its blocks starts in a table, and the table's length."""
+    runs = [runs for stage in stages for _, runs in arrange(stage).tiles]
+    unique = list(dict.fromkeys(runs))
+    ends = [*accumulate((sum(count for _, count in one) for one in unique), initial=0)]
+    return dict(zip(unique, ends, strict=False)), ends[-1]
+
+
+def table_size(stages: Iterable[Stage]) -> int:
+    """Return the elements that the table takes, in whole cache lines."""
+    _, length = place_table(stages)
+    return -(-2 * length // _LINE) * _LINE
 
 
 class AmxNeed(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from cellwright.cpu.amx.arrangement import Runs, arrange, group_size
+from cellwright.cpu.amx.arrangement import Runs, arrange, group_size, place_table, table_size
 from cellwright.cpu.amx.planes import SPLIT, weight_size
 from cellwright.cpu.amx.unit import AMX_ROWS, MATRIX, ROW_BLOCK
 from cellwright.cpu.frame import Frame
@@ -28,20 +28,17 @@ class AmxProducts:
         self.names = library_names(self.s.target, self.s.dtype)
         stages = frame.program.stages
         self.arrangements = {stage: arrange(stage) for stage in stages}
-        runs = [runs for a in self.arrangements.values() for _, runs in a.tiles]
-        unique = list(dict.fromkeys(runs))
-        ends = [*accumulate((sum(count for _, count in one) for one in unique), initial=0)]
-        self.tables = dict(zip(unique, ends, strict=False))
-        self.memory = self.s.reserve(I64, max(1, ends[-1]))
-        self.planes = self._own(group_size(stages))
+        self.tables, _ = place_table(stages)
+        self.memory = frame.split  # whose start all threads fill alike
+        self.planes = self._own(table_size(stages), group_size(stages))
 
-    def _own(self, size: int) -> Value:
+    def _own(self, start: int, size: int) -> Value:
         """Return where this thread's planes of rows are; ``size``: of those of 16 rows."""
         s, frame = self.s, self.frame
         before = s.add(s.builder.lshr(frame.low, s.index(4)), frame.thread)
         each = s.add(s.builder.lshr(frame.batch, s.index(4)), 1)
         group = s.builder.select(frame.by_rows, before, s.mul(each, frame.thread))
-        return s.at(frame.split, s.mul(group, size))
+        return s.at(frame.split, s.add(s.mul(group, size), start))
 
     def _call(self, name: str, kinds: Sequence[Any] = (), args: Sequence[Value] = ()) -> None:
         s = self.s

@@ -16,6 +16,7 @@ from cellwright.cpu.simd import I64, POINTER, Simd, Value
 __all__ = [
     "HALF",
     "LINES",
+    "PAIR",
     "PANEL_BLOCK",
     "PANEL_DEPTH",
     "PANEL_ROWS",
@@ -44,7 +45,7 @@ ROWS = (POINTER, I64, I64, I64, POINTER)
 """Arguments of a split of a panel's rows: a table of their addresses, how many depths, 0, 0; or of
 those of whole blocks of depths, how many count, the first column, how many; planes."""
 
-_PAIR = 2 * AMX_ROWS
+PAIR = 2 * AMX_ROWS
 """Columns of a pair of vectors."""
 
 
@@ -68,13 +69,13 @@ def emit_lines(s: Simd) -> None:
         out = s.at(target, s.add(s.mul(j, 2 * PANEL_BLOCK), s.mul(k, s.lanes)))
 
         def put(v: Value, masks: Sequence[Value]) -> None:
-            place = s.at(out, s.mul(s.mul(blocks, v), 2 * PANEL_BLOCK // _PAIR))
+            place = s.at(out, s.mul(s.mul(blocks, v), 2 * PANEL_BLOCK // PAIR))
             for n, mask in enumerate(masks):
                 halves = [s.load(source, s.add(v, n * s.lanes), mask) for source in sources]
                 _put(s, halves, s.at(place, n * PLANE), pitch)
 
-        whole = s.builder.and_(columns, s.index(-_PAIR))
-        s.loop(0, whole, _PAIR, lambda v, _: put(v, (None, None)))
+        whole = s.builder.and_(columns, s.index(-PAIR))
+        s.loop(0, whole, PAIR, lambda v, _: put(v, (None, None)))
         left = s.sub(columns, whole)
         tail = [s.dynamic_mask(s.sub(left, n * s.lanes)) for n in range(2)]
         s.when(s.less(0, left), lambda: put(whole, tail))

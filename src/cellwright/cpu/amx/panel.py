@@ -12,9 +12,9 @@ from cellwright.cpu.amx.lines import HALF, PANEL_BLOCK, PANEL_ROWS, ROWS, split_
 from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, WEIGHT_PLANES, Unit
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
-__all__ = ["PAIR", "PANEL", "emit_panel"]
+__all__ = ["PAIR_SUMS", "PANEL", "emit_panel"]
 
-PAIR = PANEL_ROWS * 2 * AMX_ROWS
+PAIR_SUMS = PANEL_ROWS * 2 * AMX_ROWS
 """The size of a panel's sums for two vectors of columns."""
 PANEL = (POINTER, POINTER, POINTER, I64, I64, I64, POINTER, I64, *ROWS)
 """Arguments of a panel: sums, planes of rows and of columns, pairs of vectors of columns, blocks of
@@ -46,7 +46,7 @@ class _Panel:
         s, b = self.s, self.s.builder
 
         def pair(p: Value, _: list[Value]) -> None:
-            out = b.select(self.fresh, s.at(self.sums, s.mul(p, PAIR)), self._tiles(p))
+            out = b.select(self.fresh, s.at(self.sums, s.mul(p, PAIR_SUMS)), self._tiles(p))
             self._multiply(p, out)
             due = b.and_(b.not_(self.fresh), s.less(0, p))
             s.when(due, lambda: self._add(s.sub(p, 1)))
@@ -57,7 +57,7 @@ class _Panel:
     def _tiles(self, p: Value) -> Value:
         """Return where the products of a pair go first."""
         s = self.s
-        return s.at(self.tiles, s.mul(s.builder.and_(p, s.index(1)), PAIR))
+        return s.at(self.tiles, s.mul(s.builder.and_(p, s.index(1)), PAIR_SUMS))
 
     def _multiply(self, p: Value, out: Value) -> None:
         s = self.s
@@ -131,11 +131,11 @@ class _Panel:
 
     def _add(self, p: Value) -> None:
         s, each = self.s, 4
-        tiles, sums = self._tiles(p), s.at(self.sums, s.mul(p, PAIR))
+        tiles, sums = self._tiles(p), s.at(self.sums, s.mul(p, PAIR_SUMS))
 
         def some(k: Value, _: list[Value]) -> None:
             for j in range(each):
                 at = s.add(k, j * s.lanes)
                 s.store(s.builder.fadd(s.load(sums, at), s.load(tiles, at)), sums, at)
 
-        s.loop(0, PAIR, each * s.lanes, some)
+        s.loop(0, PAIR_SUMS, each * s.lanes, some)

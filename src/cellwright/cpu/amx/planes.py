@@ -29,11 +29,14 @@ between those of 16 rows and of the next 16."""
 PLANES = (POINTER, I64, I64, I64, POINTER, I64, I64, I64, I64, POINTER)
 """Arguments of a split of weights: weights as they lie, their row stride, units, depth; planes,
 where these start within a block of units, and the blocks of depths that it has in all; the thread,
-the number of threads; where to say (1) that a weight is infinite, nan or as good as."""
+the number of threads; where to say (1) that a weight is infinite, nan or too large."""
 
 _HALF, _HIGH = 0x8000, 0xFFFF0000
 _MAGNITUDE, _INFINITE, _QUIET = 0x7FFFFFFF, 0x7F800000, 0x00400000
-_HUGE = _INFINITE - _HALF  # from here on, rounding would make infinity
+_LARGE_ROW, _LARGE_WEIGHT = (127 + 90) << 23, (127 + 28) << 23
+"""The bits of 2⁹⁰ and 2²⁸. Small terms of a product could overflow beyond them, with another sign
+than the large one, which makes nan of infinity. So much larger numbers of rows have no planes but
+the first, and such weights are refused."""
 
 
 def weight_size(blocks: int, vectors: int) -> int:
@@ -42,7 +45,7 @@ def weight_size(blocks: int, vectors: int) -> int:
 
 
 def _rounded(s: Simd, x: Value) -> Value:
-    """Return the bits of x to the nearest bfloat16; infinity for nan's like and the largest."""
+    """Return the bits of x to the nearest bfloat16; of the largest numbers, those of infinity."""
     bits = s.builder.bitcast(x, s.integers)
     return s.builder.and_(s.builder.add(bits, s.integer(_HALF)), s.integer(_HIGH))
 
@@ -57,19 +60,28 @@ def _pair(s: Simd, low: Value, high: Value) -> Value:
     return s.builder.bitcast(joined, s.vector)
 
 
+def _size(s: Simd, x: Value) -> Value:
+    """Return the bits of |x|, which are in the order of the numbers; nan is larger than all."""
+    return s.builder.and_(s.builder.bitcast(x, s.integers), s.integer(_MAGNITUDE))
+
+
+def _larger(s: Simd, a: Value, b: Value) -> Value:
+    """Return the larger of two vectors of integers, which are not negative."""
+    return s.builder.select(s.builder.icmp_signed("<", a, b), b, a)
+
+
 def _row_parts(s: Simd, x: Value) -> list[Value]:
-    """Return the bits of a, of a with 0 for what is not finite, of b, of c."""
+    """Return the bits of a, of a with 0 for what is large or not finite, of b, of c."""
     b, zero = s.builder, s.integer(0)
     bits = b.bitcast(x, s.integers)
-    size = b.and_(bits, s.integer(_MAGNITUDE))
-    half = b.select(b.icmp_unsigned("<", size, s.integer(_HUGE)), s.integer(_HALF), zero)
-    finite = b.icmp_unsigned("<", size, s.integer(_INFINITE))
+    usual = b.icmp_signed("<", _size(s, x), s.integer(_LARGE_ROW))
     quiet = b.select(b.fcmp_unordered("uno", x, x), s.integer(_QUIET), zero)
-    first = b.or_(b.and_(b.add(bits, half), s.integer(_HIGH)), quiet)
-    rest = b.select(finite, _rest(s, x, first), s.constant(0.0))
+    cut = b.or_(b.and_(bits, s.integer(_HIGH)), quiet)  # rounding could make infinity
+    first = b.select(usual, _rounded(s, x), cut)
+    rest = b.select(usual, _rest(s, x, first), s.constant(0.0))
     second = _rounded(s, rest)
     third = b.bitcast(_rest(s, rest, second), s.integers)
-    return [first, b.select(finite, first, zero), second, third]
+    return [first, b.select(usual, first, zero), second, third]
 
 
 def finite_parts(s: Simd, x: Value) -> list[Value]:
@@ -114,15 +126,15 @@ def _split_block(s: Simd, halves: Sequence[Value], place: Value) -> None:
     parts = [finite_parts(s, x) for x in halves]
     first, *others = paired(s, *parts)
     put([first, first, *others])
-    rare = _holds_nan(s, *(part[-1] for part in parts))
+    rare = _reaches(s, _larger(s, *(_size(s, x) for x in halves)), _LARGE_ROW)
     s.when(rare, lambda: put(paired(s, *(_row_parts(s, x) for x in halves))))
 
 
-def _holds_nan(s: Simd, *parts: Value) -> Value:
-    """Return whether the bits of one or two vectors have a nan."""
-    one, other = (s.builder.bitcast(part, s.vector) for part in (parts[0], parts[-1]))
-    found = s.builder.bitcast(s.builder.fcmp_unordered("uno", one, other), ir.IntType(s.lanes))
-    return s.builder.icmp_unsigned("!=", found, ir.Constant(found.type, 0))
+def _reaches(s: Simd, sizes: Value, limit: int) -> Value:
+    """Return whether any of the integers is as large as ``limit``."""
+    found = s.builder.icmp_signed(">=", sizes, s.integer(limit))
+    some = s.builder.bitcast(found, ir.IntType(s.lanes))
+    return s.builder.icmp_unsigned("!=", some, ir.Constant(some.type, 0))
 
 
 def emit_split(s: Simd) -> None:
@@ -168,21 +180,22 @@ class _Planes:
         self.s, self.transposed, self.block = s, transposed, s.target.block(s.dtype)
         self.weights, self.stride, self.units, self.depth, self.packed, *more = s.function.args
         self.offset, self.whole, self.thread, self.threads, self.refused = more
-        # nan once a weight was met that has no planes
-        self.sum = s.reserve(s.scalar, s.lanes)
+        # the bits of the largest weights that were met
+        self.largest = s.reserve(s.bits, s.lanes)
         if not transposed:
             self.turned = s.reserve(s.scalar, _SEGMENT * self.block)
 
     def emit(self) -> None:
         """Emit the loop over this thread's blocks of units, and what was found in them."""
         s = self.s
-        s.store(s.constant(0.0), self.sum)
+        s.builder.store(s.integer(0), self.largest)
         blocks = s.builder.sdiv(s.add(self.units, self.block - 1), s.index(self.block))
         start, stop = (
             s.builder.sdiv(s.mul(blocks, s.add(self.thread, j)), self.threads) for j in range(2)
         )
         s.loop(start, stop, 1, lambda n, _: self._units(s.mul(n, self.block)))
-        with s.builder.if_then(_holds_nan(s, s.load(self.sum))):
+        largest = s.builder.load(self.largest, typ=s.integers)
+        with s.builder.if_then(_reaches(s, largest, _LARGE_WEIGHT)):
             s.builder.store(s.index(1), self.refused)
 
     def _units(self, u: Value) -> None:
@@ -242,6 +255,6 @@ class _Planes:
         parts = [finite_parts(s, x) for x in halves]
         for n, plane in enumerate(paired(s, *parts)):
             s.store(plane, place, s.mul(pitch, n))
-        smallest = [s.builder.bitcast(part[-1], s.vector) for part in parts]
-        total = s.builder.fadd(s.load(self.sum), s.builder.fadd(*smallest))
-        s.store(total, self.sum)
+        here = _larger(s, *(_size(s, x) for x in halves))
+        before = s.builder.load(self.largest, typ=s.integers)
+        s.builder.store(_larger(s, before, here), self.largest)

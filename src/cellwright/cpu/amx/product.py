@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.amx.lines import LINES, PANEL_BLOCK, PANEL_DEPTH, PANEL_ROWS, ROWS
-from cellwright.cpu.amx.panel import PAIR, PANEL
+from cellwright.cpu.amx.lines import LINES, PAIR, PANEL_BLOCK, PANEL_DEPTH, PANEL_ROWS, ROWS
+from cellwright.cpu.amx.panel import PAIR_SUMS, PANEL
 from cellwright.cpu.amx.planes import flushing
 from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS
 from cellwright.cpu.library import library_names
@@ -27,11 +27,9 @@ __all__ = ["AMX_MEMORY", "AmxChunks", "Tables", "amx_pays"]
 
 _WIDTH, _SUMS = 512, 1 << 17
 """The most columns and elements of a chunk."""
-_PAIR = 2 * AMX_ROWS
-"""Columns whose sums lie together."""
 _BLOCKS = PANEL_DEPTH // AMX_DEPTH
 _WEIGHTS, _ROWS = _BLOCKS * PANEL_BLOCK * (_WIDTH // AMX_ROWS), 2 * _BLOCKS * PANEL_BLOCK
-AMX_MEMORY = _SUMS + _WEIGHTS + 2 * _ROWS + 2 * PAIR
+AMX_MEMORY = _SUMS + _WEIGHTS + 2 * _ROWS + 2 * PAIR_SUMS
 """Elements of memory that a thread needs."""
 _LEAST_ROWS, _LEAST_DEPTH, _LEAST_SIZE = 128, 128, 1 << 14
 _LEAST_COLUMNS = 64, 128
@@ -128,7 +126,7 @@ class AmxChunks:
         row, row_stop = (self._swap(x, y) for x, y in zip(rows, columns, strict=True))
         column, stop = (self._swap(y, x) for x, y in zip(rows, columns, strict=True))
         size, width = s.sub(row_stop, row), s.sub(stop, column)
-        pairs = s.builder.sdiv(s.add(width, _PAIR - 1), s.index(_PAIR))
+        pairs = s.builder.sdiv(s.add(width, PAIR - 1), s.index(PAIR))
         self.chunk = _Chunk(row, size, column, width, pairs)
         flushing(s, self._sum, self.tables.control)
         finite = self._finite()
@@ -209,7 +207,7 @@ class AmxChunks:
 
     def _before(self, r: Value) -> Value:
         """Return the number of sums before a panel's."""
-        return self.s.mul(self.s.mul(r, self.chunk.pairs), PAIR // PANEL_ROWS)
+        return self.s.mul(self.s.mul(r, self.chunk.pairs), PAIR_SUMS // PANEL_ROWS)
 
     def _split(self, r: Value, depth: Value) -> tuple[Value, list[Value]]:
         """Split the first panel's rows; return a panel's planes, and how to split the next."""
@@ -277,9 +275,9 @@ class AmxChunks:
             source = s.at(self.sums, self._before(r))
 
             def pair(p: Value, _: list[Value]) -> None:
-                first = s.mul(p, _PAIR)
-                columns = s.add(chunk.column, first), s.min(s.sub(chunk.columns, first), _PAIR)
-                block, stride = s.at(source, s.mul(p, PAIR)), s.index(_PAIR)
+                first = s.mul(p, PAIR)
+                columns = s.add(chunk.column, first), s.min(s.sub(chunk.columns, first), PAIR)
+                block, stride = s.at(source, s.mul(p, PAIR_SUMS)), s.index(PAIR)
                 args = [block, stride, stride, stride, self.tiles, stride]
                 s.when(self.crosswise, lambda: self._call("transpose", TRANSPOSE, args))
                 bounds = [swap(x, y) for x, y in zip(lines, columns, strict=True)]

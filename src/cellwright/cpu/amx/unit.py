@@ -41,7 +41,7 @@ AMX_ROWS, AMX_DEPTH = 16, 32
 PLANE = AMX_ROWS * AMX_DEPTH // 2
 """The size of a tile."""
 ROW_PLANES, WEIGHT_PLANES = 4, 3
-"""Planes of rows: a, with infinity and nan; a, with 0 in their place; b; c. Of weights: a; b; c."""
+"""Planes of rows: a; a with 0 for infinity, nan and large numbers; b; c. Of weights: a; b; c."""
 ROW_BLOCK = ROW_PLANES * PLANE
 """The size of a block of depths of 16 rows."""
 
