@@ -3,40 +3,29 @@
 import ctypes
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, ROW_BLOCK, WEIGHT_PLANES
+from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, MATRIX, PLANE, ROW_BLOCK, WEIGHT_PLANES
 from cellwright.cpu.library import library
+from cellwright.cpu.simd import POINTER
 from cellwright.cpu.target import host
+from cellwright.cpu.tile import TILE
 
 __all__ = ["amx_rate", "matrix_rate", "read_rate"]
 
-_TILE = ctypes.CFUNCTYPE(
-    None,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-    *[ctypes.c_int64] * 5,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-)
-_MATRIX = ctypes.CFUNCTYPE(
-    None,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-)
-_NOTHING = ctypes.CFUNCTYPE(None)
+
+def _function(kinds: Sequence[Any]) -> Callable[[int], Callable[..., None]]:
+    """Return what makes a function of the library from its address."""
+    types = [ctypes.c_void_p if kind == POINTER else ctypes.c_int64 for kind in kinds]
+    return ctypes.CFUNCTYPE(None, *types)
+
+
+_TILE, _MATRIX, _NOTHING = _function(TILE), _function(MATRIX), _function(())
 _DEPTH, _DEEP, _REPEATS = 64, 1024, 20
 
 
@@ -97,7 +86,10 @@ def amx_rate() -> float:
     functions = library("float32")
     functions.need([units])
     product = _MATRIX(functions.address(f"matrix_2_{target.vectors}"))
-    planes, weights = _ones(2, blocks, ROW_BLOCK), _ones(blocks, WEIGHT_PLANES * PLANE, units // 16)
+    planes, weights = (
+        _ones(2, blocks, ROW_BLOCK),
+        _ones(blocks, WEIGHT_PLANES * PLANE, units // target.lanes("float32")),
+    )
     sums = _ones(rows, units)
     places = array("q", range(0, blocks * ROW_BLOCK, ROW_BLOCK))
     arguments = sums.data_ptr(), units, planes.data_ptr(), blocks * ROW_BLOCK
