@@ -53,6 +53,7 @@ class BackwardCall:
         within = any(p.source.when == "now" for stage in stages for p in stage.products)
         self.packs = self.layout.steps > 1 or within  # else there is no step to take products with
         self.amx = self.packs and takes_amx(plan, self.layout, "backward")
+        self.sizes = self.walk.room(self.layout.batch, self.share, amx=self.amx)
         # tensors that the forward pass keeps of a direction
         self.each = len(plan.ends) + len(self.expressions)
         # a walk that reads the input writes its gradient, the other direction's beside it
@@ -208,9 +209,7 @@ class BackwardCall:
 
     def _walk(self, addresses: list[int], dy: Tensor | None, layout: Layout) -> None:
         """Go through the steps; memory for the packed weights is held no longer than that."""
-        walk = self.walk
-        weights = walk.plane_size if self.amx else walk.packed_size
-        rows = walk.split_size(layout.batch, self.share) if self.amx else 0
+        walk, (weights, rows) = self.walk, self.sizes
         packed = walk.spares.take(weights + rows) if self.packs else None
         place, *strides = self.plan.zero_row if dy is None else field(dy)
         for d, (template, fills) in enumerate(self.ways):

@@ -34,7 +34,7 @@ class Equations:
             for v in range(self.vectors):
                 s.store(s.constant(0.0), self.partial[w], v * s.lanes)
         for level in self.levels.levels:
-            frame.by_amx(lambda: emit_busy(s), lambda: None)
+            frame.if_amx(lambda: emit_busy(s))
             s.loop(0, count, 1, lambda i, _, level=level: self._row(level, row, i))  # type: ignore[misc]
         for w in sums:
             self._add(w, row)

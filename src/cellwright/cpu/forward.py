@@ -136,10 +136,10 @@ class ForwardCall:
         the sequence has.
         """
         plan, step, N = self.plan, self.plan.step, self.layout.batch
-        sizes = {} if self.raw else {"packed": self.walk.packed_size}
+        weights, rows = self.walk.room(N, self.share, amx=self.amx)
+        sizes = {} if self.raw else {"packed": weights}
         if self.amx:
-            sizes["packed"] = self.walk.plane_size
-            sizes["split"] = self.walk.split_size(N, self.share)
+            sizes["split"] = rows
         if not self.keep:
             if self.ahead or step.rounds > 1:
                 sizes["a"] = (self.layout.rows if self.ahead else N) * self.width

@@ -231,6 +231,11 @@ class Frame:
             with otherwise:
                 vectors()
 
+    def if_amx(self, body: Callable[[], None]) -> None:
+        """Emit ``body`` for calls whose products AMX takes."""
+        if self.has_amx:
+            self.s.when(self.amx, body)
+
     def place(self, t: Value, exists: Value) -> Place:
         """Read a step's start and row count; a step outside of the walk has no rows."""
         s, b = self.s, self.s.builder

@@ -30,7 +30,7 @@ from itertools import pairwise
 import llvmlite.ir as ir
 
 from cellwright.cpu.amx.product import AMX_MEMORY, AmxChunks, Tables, amx_pays
-from cellwright.cpu.amx.unit import emit_release, emit_setup
+from cellwright.cpu.library import library_names
 from cellwright.cpu.product_chunks import CHUNK_MEMORY, Chunks
 from cellwright.cpu.product_job import JOB, Job
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
@@ -137,14 +137,19 @@ class _Products:
         s = self.s
 
         def once() -> None:
-            emit_setup(s)
+            self._call("setup")
             s.builder.store(s.index(1), self.ready)
 
         s.when(s.less(s.field(self.ready, 0), 1), once)
+
+    def _call(self, name: str) -> None:
+        s = self.s
+        number = library_names(s.target, s.dtype).index(name)
+        s.call_pointer(s.field(self.table, number, POINTER), (), ())
 
     def finish(self) -> None:
         """Emit the end of the function."""
         s = self.s
         if self.has_amx:
-            s.when(s.less(0, s.field(self.ready, 0)), lambda: emit_release(s))
+            s.when(s.less(0, s.field(self.ready, 0)), lambda: self._call("release"))
         s.finish()

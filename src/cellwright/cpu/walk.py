@@ -48,17 +48,15 @@ def _emit_retry(s: Simd, prelude: ir.Function) -> None:
 class _Walk:
     def __init__(self, frame: Frame) -> None:
         self.frame, self.s, self.program = frame, frame.s, frame.program
-        self.amx = AmxProducts(frame) if frame.has_amx else None
+        self.amx = AmxProducts(frame)
 
     def emit(self) -> None:
         """Emit the products ahead of it, and the loop over time."""
         if any(p.given for stage in self.program.stages for p in stage.products):
             self.s.when(self.s.less(0, self.frame.ahead), lambda: emit_projection(self.frame))
-        if self.amx is not None:
-            self.s.when(self.frame.amx, self.amx.start)
+        self.frame.if_amx(self.amx.start)
         self.s.loop(0, self.frame.steps, 1, lambda i, _: self._step(i))
-        if self.amx is not None:
-            self.s.when(self.frame.amx, self.amx.stop)
+        self.frame.if_amx(self.amx.stop)
         self.s.finish()
 
     def _step(self, i: Value) -> None:
@@ -91,8 +89,7 @@ class _Walk:
         The stage's packed weights start at ``packed``; where they are planes, at ``planes``.
         """
         frame, s, amx = self.frame, self.s, self.amx
-        if amx is not None:
-            s.when(frame.amx, lambda: amx.split(stage))
+        frame.if_amx(lambda: amx.split(stage))
 
         def chunks(u: Value, vectors: int, valid: int) -> None:
             def chunk(row: Value, _: list[Value]) -> None:
@@ -100,7 +97,6 @@ class _Walk:
                 block = Block(frame, stage, u, vectors, valid)
 
                 def by_amx() -> None:
-                    assert amx is not None
                     results = frame.tiles, block.row_size
                     amx.multiply(stage, planes, (u, vectors), (row, count), results)
 

@@ -169,18 +169,23 @@ class Walk:
         self.matrices = matrices(program)
         self.places = Places(self.names, self.matrices)
         lanes = target.lanes(dtype)
-        self.packed_size = packed_size(program, lanes)
-        self.plane_size = plane_size(program, lanes)
+        self._packed_size = packed_size(program, lanes)
+        self._plane_size = plane_size(program, lanes)
         self._group_size, self._table_size = group_size(stages), table_size(stages)
         self.spares = spares(dtype)
         self._team: Team = team(target)
 
-    def split_size(self, batch: int, share: Share) -> int:
-        """Return the elements of planes of rows, each thread's on their own, behind a table."""
+    def room(self, batch: int, share: Share, *, amx: bool) -> tuple[int, int]:
+        """Return the elements of packed weights, and of the planes of rows if AMX takes them.
+
+        Each thread's planes are on their own, behind a table.
+        """
+        if not amx:
+            return self._packed_size, 0
         groups = batch // AMX_ROWS + 1
         more = share.threads - 1
         all_groups = groups + more * (groups if share.by_units else 1)
-        return self._table_size + all_groups * self._group_size
+        return self._plane_size, self._table_size + all_groups * self._group_size
 
     def struct(
         self,

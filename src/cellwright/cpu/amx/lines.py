@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.amx.planes import finite_parts, paired
+from cellwright.cpu.amx.planes import finite_parts, paired, put_planes
 from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, WEIGHT_PLANES
 from cellwright.cpu.pack import transposed
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
@@ -51,8 +51,7 @@ PAIR = 2 * AMX_ROWS
 
 def _put(s: Simd, halves: Sequence[Value], place: Value, pitch: Value) -> None:
     """Write the planes of two vectors of depths, or of rows at two depths."""
-    for n, plane in enumerate(paired(s, *(finite_parts(s, x) for x in halves))):
-        s.store(plane, place, s.mul(pitch, n))
+    put_planes(s, paired(s, *(finite_parts(s, x) for x in halves)), place, pitch)
 
 
 def emit_lines(s: Simd) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "finite_parts",
     "flushing",
     "paired",
+    "put_planes",
     "weight_size",
 ]
 
@@ -32,7 +33,7 @@ where these start within a block of units, and the blocks of depths that it has 
 the number of threads; where to say (1) that a weight is infinite, nan or too large."""
 
 _HALF, _HIGH = 0x8000, 0xFFFF0000
-_MAGNITUDE, _INFINITE, _QUIET = 0x7FFFFFFF, 0x7F800000, 0x00400000
+_MAGNITUDE, _QUIET = 0x7FFFFFFF, 0x00400000
 _LARGE_ROW, _LARGE_WEIGHT = (127 + 90) << 23, (127 + 28) << 23
 """The bits of 2⁹⁰ and 2²⁸. Small terms of a product could overflow beyond them, with another sign
 than the large one, which makes nan of infinity. So much larger numbers of rows have no planes but
@@ -97,6 +98,12 @@ def paired(s: Simd, low: list[Value], high: list[Value]) -> list[Value]:
     return [_pair(s, x, y) for x, y in zip(low, high, strict=True)]
 
 
+def put_planes(s: Simd, planes: Sequence[Value], place: Value, pitch: Value) -> None:
+    """Write a vector of each plane, so far apart."""
+    for n, plane in enumerate(planes):
+        s.store(plane, place, s.mul(pitch, n))
+
+
 def flushing(s: Simd, body: Callable[[], object], memory: Value = None) -> None:
     """Take numbers near the smallest ones as 0 meanwhile: processors are slow with them.
 
@@ -118,16 +125,14 @@ def flushing(s: Simd, body: Callable[[], object], memory: Value = None) -> None:
 
 def _split_block(s: Simd, halves: Sequence[Value], place: Value) -> None:
     """Write the planes of a row's block of depths."""
+    pitch = s.index(PLANE)
+    first, *others = paired(s, *(finite_parts(s, x) for x in halves))
+    put_planes(s, [first, first, *others], place, pitch)
 
-    def put(planes: Sequence[Value]) -> None:
-        for n, plane in enumerate(planes):
-            s.store(plane, place, n * PLANE)
+    def again() -> None:
+        put_planes(s, paired(s, *(_row_parts(s, x) for x in halves)), place, pitch)
 
-    parts = [finite_parts(s, x) for x in halves]
-    first, *others = paired(s, *parts)
-    put([first, first, *others])
-    rare = _reaches(s, _larger(s, *(_size(s, x) for x in halves)), _LARGE_ROW)
-    s.when(rare, lambda: put(paired(s, *(_row_parts(s, x) for x in halves))))
+    s.when(_reaches(s, _larger(s, *(_size(s, x) for x in halves)), _LARGE_ROW), again)
 
 
 def _reaches(s: Simd, sizes: Value, limit: int) -> Value:
@@ -252,9 +257,7 @@ class _Planes:
     def _put(self, halves: Sequence[Value], place: Value, pitch: Value) -> None:
         """Write the planes of a pair of depths."""
         s = self.s
-        parts = [finite_parts(s, x) for x in halves]
-        for n, plane in enumerate(paired(s, *parts)):
-            s.store(plane, place, s.mul(pitch, n))
+        put_planes(s, paired(s, *(finite_parts(s, x) for x in halves)), place, pitch)
         here = _larger(s, *(_size(s, x) for x in halves))
         before = s.builder.load(self.largest, typ=s.integers)
         s.builder.store(_larger(s, before, here), self.largest)
