@@ -246,6 +246,18 @@ class Simd:
         name = f"llvm.x86.avx512.rcp14.ps.{self.target.bits}"
         return self.call(name, self.vector, kinds, [a, self.constant(0.0), every])
 
+    @property
+    def picks(self) -> bool:
+        """Whether the machine has ``pick`` for this dtype."""
+        return self.target.bits == 512 and self.dtype == "float32"
+
+    def pick(self, table: Sequence[int], index: Value) -> Value:
+        """Return the integers of a table of sixteen at an index, of which four bits count."""
+        kind = self.integers
+        numbers = ir.Constant(kind, [ir.Constant(kind.element, n) for n in table])
+        name = f"llvm.x86.avx512.permvar.si.{self.target.bits}"
+        return self.call(name, kind, [kind, kind], [numbers, index])
+
     def choose(self, comparison: str, a: Value, b: Value, yes: Value, no: Value) -> Value:
         """Return ``yes`` where a ``comparison`` b holds, else (also for nan) ``no``."""
         return self.builder.select(self.builder.fcmp_ordered(comparison, a, b), yes, no)

@@ -8,6 +8,7 @@ float64 stand in ``tests/cpu/test_vecmath.py``.
 """
 
 import math
+import struct
 from collections.abc import Callable
 
 from cellwright.cpu.simd import Simd, Value
@@ -29,10 +30,12 @@ _SERIES = {
 }
 _MANTISSA = {"float32": 23, "float64": 52}
 _BIAS = {"float32": 127, "float64": 1023}
+# the bits of 2^(j/16) in float32, less those of j/16 in the exponent
+_ROOTS = [struct.unpack("<I", struct.pack("<f", 2.0 ** (j / 16)))[0] - (j << 19) for j in range(16)]
 # beyond these, exp is 0 or infinite in any case, and the exponent below still fits
 _RANGE = {"float32": (-104.0, 89.0), "float64": (-746.0, 710.0)}
-# beyond these, e^-x is 0 beside 1, or infinite
-_SIGMOID_RANGE = {"float32": (-89.0, 87.0), "float64": (-710.0, 708.0)}
+# beyond these, the power of two of e^-x is infinite, or 0 beside 1
+_SIGMOID_RANGE = {"float32": (-88.3, 87.0), "float64": (-709.4, 708.0)}
 # beyond this, tanh rounds to 1
 _SATURATED = {"float32": 9.1, "float64": 19.1}
 
@@ -70,6 +73,21 @@ def _rest(s: Simd, r: Value, factor: float, first: Value) -> Value:
     return p
 
 
+def _sixteenths(s: Simd, x: Value) -> tuple[Value, Value]:
+    """Return (p, q) with e^-x = p + p · q and p = 2^(n/16), so that q is three terms of the series.
+
+    The table has 2^(j/16) less j/16 in the exponent, where adding n/16 then gives the whole power.
+    p is rounded, so p - 1 is not exact enough for a tanh.
+    """
+    b, magic, steps = s.builder, s.constant(_ROUND[s.dtype]), len(_ROOTS)
+    shifted = s.fma(x, s.constant(-steps * _LOG2E), magic)
+    r = s.fma(b.fsub(shifted, magic), s.constant(_LN2 / steps), x)
+    q = s.fma(b.fmul(r, r), s.fma(r, s.constant(-1 / 6), s.constant(0.5)), b.fneg(r))
+    bits = b.bitcast(shifted, s.integers)
+    exponent = b.shl(bits, s.integer(_MANTISSA[s.dtype] - steps.bit_length() + 1))
+    return b.bitcast(b.add(s.pick(_ROOTS, bits), exponent), s.vector), q
+
+
 def _power(s: Simd, bits: Value) -> Value:
     """Return 2^n from the low bits that hold n."""
     b, shift = s.builder, s.integer(_MANTISSA[s.dtype])
@@ -91,8 +109,8 @@ def _exp(s: Simd, x: Value) -> Value:
     return b.fmul(b.fmul(y, first), second)
 
 
-def _reciprocal(s: Simd, x: Value, finite: bool) -> Value:
-    """Return 1 / x for x ≥ 1/2.
+def _reciprocal(s: Simd, x: Value) -> Value:
+    """Return 1 / x for finite x ≥ 1/2.
 
     A division keeps a processor busy for as long as the rest of a sigmoid. Where there are
     estimates, a step of Newton's doubles their bits, to more than float32 has.
@@ -101,19 +119,21 @@ def _reciprocal(s: Simd, x: Value, finite: bool) -> Value:
     if not s.estimates:
         return b.fdiv(one, x)
     near = s.near_reciprocal(x)
-    error = s.fma(b.fneg(x), near, one)
-    if not finite:  # then it is nan here, and 0 · error is what is wanted
-        error = s.choose(">", error, s.constant(-1.0), error, s.constant(-1.0))
-    return s.fma(near, error, near)
+    return s.fma(near, s.fma(b.fneg(x), near, one), near)
 
 
 def _sigmoid(s: Simd, x: Value) -> Value:
-    """Return 1 / (1 + e^-x)."""
-    one = s.constant(1.0)
-    x = _clamp(s, x, *_SIGMOID_RANGE[s.dtype])
-    bits, r = _reduce(s, x, -1.0, *_LN2_PARTS[s.dtype])
-    e = _rest(s, r, -1.0, s.builder.fsub(one, r))
-    return _reciprocal(s, s.fma(e, _power(s, bits), one), finite=False)
+    """Return 1 / (1 + e^-x), and 0 where that is less than a normal number."""
+    one, (low, high) = s.constant(1.0), _SIGMOID_RANGE[s.dtype]
+    inside = _clamp(s, x, low, high)
+    if s.picks:
+        p, q = _sixteenths(s, inside)
+        above = s.fma(p, q, s.builder.fadd(p, one))
+    else:
+        bits, r = _reduce(s, inside, -1.0, *_LN2_PARTS[s.dtype])
+        above = s.fma(_rest(s, r, -1.0, s.builder.fsub(one, r)), _power(s, bits), one)
+    found = _reciprocal(s, above)
+    return s.choose("<", x, s.constant(low), s.constant(0.0), found)
 
 
 def _tanh(s: Simd, x: Value) -> Value:
@@ -123,7 +143,7 @@ def _tanh(s: Simd, x: Value) -> Value:
     power = _power(s, bits)
     y = s.fma(power, _rest(s, r, 2.0, r), s.fma(power, half, s.constant(-0.5)))
     above = b.fadd(y, s.constant(1.0))
-    return b.fmul(y, _reciprocal(s, above, finite=True))
+    return b.fmul(y, _reciprocal(s, above))
 
 
 def _relu(s: Simd, x: Value) -> Value:
