@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from cellwright.autograd.gradient import Call
 from cellwright.autograd.obstacle import obstacle
 from cellwright.autograd.operation import plan_for
 from cellwright.cpu.amx.unit import AMX_ROWS
-from cellwright.cpu.choice import projects_first, reads_raw, share_of, takes_amx
+from cellwright.cpu.choice import projects_by_amx, projects_first, reads_raw, share_of, takes_amx
 from cellwright.cpu.rates import amx_rate, matrix_rate, read_rate
 from cellwright.cpu.target import host
 from cellwright.cpu.walks import Layout
@@ -147,16 +148,21 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
             cause = str(error)
         else:
             if plan is not None:
-                return _kernel(plan, number, layout, len(weights))
+                tensors = Call.join(x, None, weights)
+                keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+                return _kernel(plan, number, layout, len(weights), keep)
     cause = cause or "the parameters do not fit the input"
     return LayerExplanation(number, "interpreter", cause, (0, 0), 1, False, "", "", 0, 0, 0.0)
 
 
-def _kernel(plan: "Plan", number: int, layout: Layout, directions: int) -> LayerExplanation:
+def _kernel(
+    plan: "Plan", number: int, layout: Layout, directions: int, keep: bool
+) -> LayerExplanation:
     target, share = host(), share_of(plan, layout)
     raw = reads_raw(plan, layout)
     amx = not raw and takes_amx(plan, layout, "forward")
     ahead = not raw and projects_first(plan, layout)
+    given = ahead and not keep and projects_by_amx(plan, layout)
     once = plan.input_work * plan.item if ahead else 0
     weights = plan.amx_need["forward"].planes if amx else plan.work * plan.item
     operations = 2 * layout.rows * plan.work * directions
@@ -172,7 +178,8 @@ def _kernel(plan: "Plan", number: int, layout: Layout, directions: int) -> Layer
         threads=share.threads,
         by_units=share.by_units,
         weights=f"weights {'read as they lie' if raw else packed}",
-        input=f"input multiplied {'ahead of the walk' if ahead else 'within each step'}",
+        input=f"input multiplied {'ahead of the walk' if ahead else 'within each step'}"
+        f"{' by AMX' if given else ''}",
         operations=operations,
         bytes=read,
         floor=max(operations / products, read / rate),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+from cellwright.cpu.constants import emit_constant
 from cellwright.cpu.frame import Frame, Part, Vector, split
 from cellwright.cpu.levels import levels
 from cellwright.cpu.library import library_names
@@ -27,6 +28,8 @@ class Block:
         self.width = vectors * frame.s.lanes
         self.parts = split(stage)
         self.row_size = levels(stage).slots * self.width
+        constants = {write.column: write.value for write in frame.program.constants}
+        self.constants = [constants[column] for column in stage.columns if column in constants]
 
     def multiply(self, offset: int, row: Value, count: Value) -> None:
         """Compute the tiles of ``count`` rows without AMX.
@@ -44,6 +47,7 @@ class Block:
                 if any(p.transposed for p in self.stage.products):
                     self._clear([*range(self.stage.tiles)], count)
                 else:
+                    self._start(count)
                     groups(s, count, s.target.dot_rows, partial(self._dots, row))
             with packed:
                 self._tiles(offset, row, count)
@@ -62,6 +66,21 @@ class Block:
             for tile in tiles:
                 for v in range(self.vectors):
                     s.store(zero, self._place(i, tile), v * s.lanes)
+
+        s.loop(0, count, 1, row)
+
+    def _start(self, count: Value) -> None:
+        """Start from the biases, which nothing else adds to weights as they lie."""
+        s = self.s
+
+        def row(i: Value, _: list[Value]) -> None:
+            for tile, constant in enumerate(self.constants):
+                for v in range(self.vectors):
+                    start = v * s.lanes
+                    u, mask = s.add(self.u, start), s.mask(self.valid - start)
+                    s.store(
+                        emit_constant(self.frame, constant, u, mask), self._place(i, tile), start
+                    )
 
         s.loop(0, count, 1, row)
 
@@ -169,6 +188,7 @@ class Block:
             s.call_pointer(function, DOT, args)
 
         def tiles(p: Product, first: Value) -> None:
+            first = s.index(0) if self.constants else first
             put_rows(s, frame.row_table, size, lambda r: frame.vector(p.source, s.add(top, r)))
             s.loop(0, p.count, 1, partial(tile, p, first))
 

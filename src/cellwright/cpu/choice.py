@@ -12,7 +12,7 @@ from cellwright.cpu.target import host, own_cache, shared_cache
 from cellwright.cpu.team import Team, team
 from cellwright.cpu.walks import Layout, Share
 
-__all__ = ["projects_first", "reads_raw", "share_of", "takes_amx"]
+__all__ = ["projects_by_amx", "projects_first", "reads_raw", "share_of", "takes_amx"]
 
 _PROJECTED_BATCH = 2
 """Up to so many rows at a step, the input is projected ahead of the walk."""
@@ -67,6 +67,10 @@ def share_of(plan: Plan, layout: Layout) -> Share:
 
 _AMX_WHOLE, _AMX_UNITS = 2 * AMX_ROWS, 32
 """Fewer rows or units leave most of a tile empty; so many rows read the weights once."""
+_AMX_STEPS, _AMX_SHARE, _AMX_READS = 32, 8, 40_000_000
+"""Steps that are worth the planes of the input's weights; the largest part of the work that is too
+small for it; and bytes of other weights, over all steps, below which a walk would end before the
+processor's clock recovers from AMX."""
 _VECTOR_RATE, _FAR_VECTOR_RATE, _AMX_RATE = 27, 24, 60
 """Multiply-adds a cycle of vectors, slower with far weights, and of AMX, over whole tiles."""
 _SPLIT, _SLEEP = {"forward": 0.5, "backward": 1.3}, 300
@@ -125,6 +129,14 @@ def projects_first(plan: Plan, layout: Layout) -> bool:
         or weights >= max(_PROJECTED_WEIGHTS, shared_cache() // 2)
     )
     return worth and 0 < layout.rows * plan.products_first <= _PROJECTED_BYTES
+
+
+def projects_by_amx(plan: Plan, layout: Layout) -> bool:
+    """Whether AMX takes the products with the input that are multiplied ahead of the walk."""
+    if not host().has_amx(plan.dtype) or plan.units < _AMX_UNITS or layout.steps < _AMX_STEPS:
+        return False
+    reads = (plan.work - plan.input_work) * plan.item * layout.steps
+    return reads >= _AMX_READS and plan.input_work * _AMX_SHARE >= plan.work
 
 
 def reads_raw(plan: Plan, layout: Layout) -> bool:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from cellwright.cpu.choice import projects_first, reads_raw, share_of, takes_amx
-from cellwright.cpu.frame import LAYOUT, PACKED, SPLIT, TURN
+from cellwright.cpu.choice import projects_by_amx, projects_first, reads_raw, share_of, takes_amx
+from cellwright.cpu.frame import GIVEN, LAYOUT, PACKED, SPLIT, TURN
 from cellwright.cpu.memory import Blanks, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import Plan, Rows
 from cellwright.cpu.team import Team
@@ -103,6 +103,7 @@ class ForwardCall:
         self.share = share_of(plan, layout)
         self.amx = not self.raw and takes_amx(plan, layout, "forward")
         self.ahead = not self.raw and projects_first(plan, layout)
+        self.given = self.ahead and not keep and projects_by_amx(plan, layout)
         made = self._made(rows)
         self.blanks = Blanks(plan.dtype, *(one.form for one in made))
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
@@ -140,6 +141,10 @@ class ForwardCall:
         sizes = {} if self.raw else {"packed": weights}
         if self.amx:
             sizes["split"] = rows
+        if self.given:
+            sizes["given"] = self.walk.projection_room(self.share)
+        if not self.raw and self.walk.program.constants:
+            sizes["b"] = self.width
         if not self.keep:
             if self.ahead or step.rounds > 1:
                 sizes["a"] = (self.layout.rows if self.ahead else N) * self.width
@@ -156,7 +161,7 @@ class ForwardCall:
         what is made, the hidden memory; then those that lie so many bytes behind one of them.
         """
         plan, places = self.plan, self.walk.places
-        at = places.buffers | {"packed": PACKED, "split": SPLIT}
+        at = places.buffers | {"packed": PACKED, "split": SPLIT, "given": GIVEN}
         own = [
             places.matrices[name] if kind == "weight" else at[f"{kind}.{name}"]
             for kind, name in plan.parameters
@@ -184,6 +189,8 @@ class ForwardCall:
         for d in self.directions:
             if self.ahead:
                 number[d, at["gx"]] = number[d, at["a"]]
+            elif "b" in self.hidden:
+                number[d, at["gx"]] = number[d, at["b"]]
             for carried, _, final in plan.ends[1:]:  # carried along in place, where not kept
                 number.setdefault((d, at[carried]), number[d, at[final]])
         total = block + 1 + len(behind)
@@ -204,7 +211,7 @@ class ForwardCall:
         fields: dict[str, Field] = dict.fromkeys(walk.names, (0, 0, plan.units))
         fields["x"] = (0, *rows.distances(plan.inputs))
         fields["a"] = (0, 0, self.width) if "a" in self.hidden else (plan.dump.data_ptr(), 0, 0)
-        fields["gx"] = plan.zero_row
+        fields["gx"] = fields["b"] = plan.zero_row
         if self.keep or self.ahead:
             fields["a"] = accumulators
         if self.ahead:

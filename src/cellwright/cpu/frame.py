@@ -20,7 +20,9 @@ The struct (8-byte fields):
 13    memory for a table and planes of rows, or null; where it is there, the packed weights are
       planes too
 14    1 once a weight was found that has no planes
-15 …  the address of each buffer, then of each weight matrix
+15    memory for planes of the input's weights and of its rows, or null; where it is there, AMX
+      multiplies them ahead of the walk
+16 …  the address of each buffer, then of each weight matrix
 …     for each buffer: distance between steps, distance between rows, in elements
 …     for each weight matrix: distance between rows, in elements
 ====  =====================================================================================
@@ -40,6 +42,7 @@ from cellwright.graph.schedule import Product, Program, Read, Stage
 __all__ = [
     "ADDRESSES",
     "BARRIER",
+    "GIVEN",
     "LAYOUT",
     "PACKED",
     "REFUSED",
@@ -59,7 +62,7 @@ __all__ = [
     "split",
 ]
 
-LAYOUT, AHEAD, THREADS, BARRIER, TURN, PACKED, SPLIT, REFUSED, ADDRESSES = range(7, 16)
+LAYOUT, AHEAD, THREADS, BARRIER, TURN, PACKED, SPLIT, REFUSED, GIVEN, ADDRESSES = range(7, 17)
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""
@@ -209,6 +212,8 @@ class Frame:
         self.turn = s.field(struct, TURN)
         self.split = s.field(struct, SPLIT, POINTER)
         self.amx = s.builder.not_(s.is_null(self.split))
+        self.given = s.field(struct, GIVEN, POINTER)
+        self.projects = s.builder.not_(s.is_null(self.given))
         self.buffers: dict[str, tuple[Value, Value, Value]] = {}
         self.matrices: dict[str, tuple[Value, Value]] = {}
         names = [buffer.name for buffer in program.buffers]
@@ -220,12 +225,17 @@ class Frame:
             base = s.field(struct, places.matrices[name], POINTER)
             self.matrices[name] = (base, s.field(struct, stride))
 
-    def by_amx(self, planes: Callable[[], None], vectors: Callable[[], None]) -> None:
-        """Emit ``planes`` for calls whose products AMX takes, ``vectors`` for all others."""
+    def by_amx(
+        self, planes: Callable[[], None], vectors: Callable[[], None], *, ahead: bool = False
+    ) -> None:
+        """Emit ``planes`` for calls whose products AMX takes, ``vectors`` for all others.
+
+        ``ahead``: it is those with the input, ahead of the walk.
+        """
         if not self.has_amx:
             vectors()
             return
-        with self.s.builder.if_else(self.amx) as (then, otherwise):
+        with self.s.builder.if_else(self.projects if ahead else self.amx) as (then, otherwise):
             with then:
                 planes()
             with otherwise:

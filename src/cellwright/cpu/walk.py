@@ -1,13 +1,17 @@
 """The walk over time around a program: one function for every cell, direction and layout."""
 
+from functools import partial
+
 import llvmlite.ir as ir
 
 from cellwright.cpu.amx.arrangement import stage_size
-from cellwright.cpu.amx.block import AmxProducts
+from cellwright.cpu.amx.block import WalkProducts
+from cellwright.cpu.amx.projection import emit_amx_projection, given_part
 from cellwright.cpu.block import Block
 from cellwright.cpu.equations import Equations
-from cellwright.cpu.frame import REFUSED, SPLIT, Frame, depths, padded
-from cellwright.cpu.prelude import emit_prelude, emit_projection
+from cellwright.cpu.frame import GIVEN, REFUSED, SPLIT, Frame, depths, padded
+from cellwright.cpu.prelude import emit_prelude
+from cellwright.cpu.projection import emit_projection
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.target import Target
 from cellwright.cpu.tile import FEW_ROWS
@@ -38,8 +42,8 @@ def _emit_retry(s: Simd, prelude: ir.Function) -> None:
     struct, _ = s.function.args
 
     def retry() -> None:
-        split = s.builder.gep(struct, [s.index(SPLIT)], source_etype=I64)
-        s.builder.store(s.index(0), split)
+        for field in (SPLIT, GIVEN):
+            s.builder.store(s.index(0), s.builder.gep(struct, [s.index(field)], source_etype=I64))
         s.builder.call(prelude, s.function.args)
 
     s.when(s.less(0, s.field(struct, REFUSED)), retry)
@@ -48,16 +52,29 @@ def _emit_retry(s: Simd, prelude: ir.Function) -> None:
 class _Walk:
     def __init__(self, frame: Frame) -> None:
         self.frame, self.s, self.program = frame, frame.s, frame.program
-        self.amx = AmxProducts(frame)
+        self.amx = WalkProducts(frame)
 
     def emit(self) -> None:
         """Emit the products ahead of it, and the loop over time."""
         if any(p.given for stage in self.program.stages for p in stage.products):
-            self.s.when(self.s.less(0, self.frame.ahead), lambda: emit_projection(self.frame))
+            self.s.when(self.s.less(0, self.frame.ahead), self._project)
         self.frame.if_amx(self.amx.start)
         self.s.loop(0, self.frame.steps, 1, lambda i, _: self._step(i))
         self.frame.if_amx(self.amx.stop)
         self.s.finish()
+
+    def _project(self) -> None:
+        """Take the products with the input ahead of the steps."""
+        frame, s = self.frame, self.s
+        packed = planes = 0
+        for stage, depth in zip(self.program.stages, depths(self.program), strict=True):
+            part = given_part(stage)
+            if part.products:
+                by_amx = partial(emit_amx_projection, frame, part, planes)
+                by_tiles = partial(emit_projection, frame, stage, packed, depth)
+                frame.by_amx(by_amx, by_tiles, ahead=True)
+            packed += depth * padded(stage.units, s.lanes)
+            planes += stage_size(part, s.lanes)
 
     def _step(self, i: Value) -> None:
         frame, s = self.frame, self.s

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from cellwright.cpu import jit
 from cellwright.cpu.amx.arrangement import group_size, plane_size, table_size
+from cellwright.cpu.amx.projection import projection_room
 from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.barrier import barrier_memory
 from cellwright.cpu.frame import (
     BARRIER,
+    GIVEN,
     PACKED,
     REFUSED,
     SPLIT,
@@ -156,7 +158,7 @@ class Walk:
 
     def __init__(self, program: Program, dtype: str) -> None:
         target = host()
-        self.program = program
+        self.program, self._dtype = program, dtype
         key = repr((program, dtype))
         names = ["prelude", "walk", "both"]
         self.code = jit.load(target, key, names, lambda: emit_walk(program, target, dtype))
@@ -187,6 +189,10 @@ class Walk:
         all_groups = groups + more * (groups if share.by_units else 1)
         return self._plane_size, self._table_size + all_groups * self._group_size
 
+    def projection_room(self, share: Share) -> int:
+        """Return the elements of what AMX needs to multiply the input ahead of the walk."""
+        return projection_room(self.program, host().lanes(self._dtype), share.threads)
+
     def struct(
         self,
         layout: Layout,
@@ -211,7 +217,7 @@ class Walk:
             split: address of memory for the rows' planes, or 0 to take products without AMX.
         """
         struct = [*layout.fields(reverse, threads), self._library.table]
-        struct += (int(ahead), threads, 0, 0, packed, split, 0)
+        struct += (int(ahead), threads, 0, 0, packed, split, 0, 0)
         struct += [fields[name][0] for name in self.names]
         struct += [weights[name][0] for name in self.matrices]
         for name in self.names:
@@ -234,7 +240,7 @@ class Walk:
         if struct[PACKED]:
             self._team(self._prelude, address, threads, place)
             if struct[REFUSED]:
-                struct[SPLIT] = 0
+                struct[SPLIT] = struct[GIVEN] = 0
                 self._team(self._prelude, address, threads, place)
             struct[THREADS] = threads  # the next team may come out larger
         self._team(self._walk, address, threads, place)

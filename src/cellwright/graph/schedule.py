@@ -6,7 +6,7 @@ whose sums come to lie in tiles, and then equations that read the tiles and memo
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Literal
 
 from cellwright.graph.accumulate import Step, accumulate
@@ -102,12 +102,14 @@ class Program:
     Attributes:
         finals: triples (step buffer, row buffer, width): where a row's sequence ends, its last
             value is copied.
+        constants: what is the same at all steps, and so written once, ahead of them.
     """
 
     name: str
     stages: tuple[Stage, ...]
     buffers: tuple[Buffer, ...]
     finals: tuple[tuple[str, str, int], ...] = ()
+    constants: tuple[Write, ...] = ()
 
 
 @lru_cache(maxsize=512)
@@ -116,13 +118,13 @@ def forward(cell: Cell, inputs: int, units: int, outputs: int, bias: bool) -> Pr
 
     The last two differ only where the cell's first state is projected.
 
-    Each state is kept in a step buffer of its own name, the accumulators go to ``a``. To the
-    accumulators of the input's gates, ``gx`` is added: the products with the input where they were
-    computed ahead of the walk, else 0.
+    Each state is kept in a step buffer of its own name, the accumulators go to ``a``. To each one's
+    tile, the sum of its biases is added, from ``b``. For the input's gates it comes from ``gx``
+    instead, together with the products with the input where they were computed ahead of the walk.
     """
     builder = _Forward(accumulate(cell), inputs, units, outputs, bias)
     stages = tuple(builder.stage(s) for s in range(builder.step.stages))
-    buffers = [Buffer("x", "step"), Buffer("gx", "step"), Buffer("a", "step")]
+    buffers = [Buffer("x", "step"), Buffer("gx", "step"), Buffer("a", "step"), Buffer("b", "unit")]
     for state in cell.states:
         buffers += [Buffer(state, "step", f"{state}.start")]
         buffers += [Buffer(f"{state}.start", "row"), Buffer(f"{state}.final", "row")]
@@ -132,7 +134,8 @@ def forward(cell: Cell, inputs: int, units: int, outputs: int, bias: bool) -> Pr
     buffers += [Buffer(f"vector.{v}", "unit") for v in cell.vectors]
     widths = [outputs, *[units] * (len(cell.states) - 1)]
     finals = tuple((s, f"{s}.final", w) for s, w in zip(cell.states, widths, strict=True))
-    return Program(f"{cell.name}_forward", stages, tuple(buffers), finals)
+    constants = tuple(builder.constants())
+    return Program(f"{cell.name}_forward", stages, tuple(buffers), finals, constants)
 
 
 class _Forward:
@@ -155,6 +158,21 @@ class _Forward:
         columns = tuple(k * self.units for k in here)
         units = self.outputs if narrow else self.units
         return Stage(units, len(here), tuple(products), tuple(writes), columns)
+
+    def constants(self) -> Iterable[Write]:
+        """Return the sum of each accumulator's biases."""
+        for k in range(len(self.step.accumulators)):
+            biases = self._biases(k)
+            if biases:
+                yield Write("b", k * self.units, reduce(Expr.__add__, biases))
+
+    def _biases(self, k: int) -> list[Expr]:
+        bundles = self.step.cell.bundles
+        terms = self.step.accumulators[k].terms if self.bias else ()
+        rows = [
+            (t.bundle, bundles[t.bundle].index(t.gate)) for t in terms if t.bundle != PROJECTION
+        ]
+        return [leaf("read", Read(f"bias.{bundle}", row * self.units)) for bundle, row in rows]
 
     def _states(self, number: int) -> list[tuple[str, int, Expr]]:
         """Return the new states that a stage writes: the last one, but for a narrower output."""
@@ -211,12 +229,10 @@ class _Forward:
         if k not in tiles:
             return leaf("read", Read("a", k * self.units))
         value = leaf("tile", tiles[k])
-        for term in self.step.accumulators[k].terms:
-            if term.source.op == "input":
-                value = value + leaf("read", Read("gx", k * self.units))
-            if self.bias and term.bundle != PROJECTION:
-                row = self.step.cell.bundles[term.bundle].index(term.gate)
-                value = value + leaf("read", Read(f"bias.{term.bundle}", row * self.units))
+        if any(term.source.op == "input" for term in self.step.accumulators[k].terms):
+            value = value + leaf("read", Read("gx", k * self.units))
+        elif self._biases(k):
+            value = value + leaf("read", Read("b", k * self.units))
         function = self.step.accumulators[k].function
         return value if function is None else node(function, (value,))
 

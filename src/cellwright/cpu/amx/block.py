@@ -1,6 +1,6 @@
-"""A stage's products by AMX: rows as planes, once a step, and a block's tiles from them."""
+"""Products by AMX: rows as planes, and a block's tiles from them and from planes of weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -13,32 +13,25 @@ from cellwright.cpu.simd import I64, POINTER, Value
 from cellwright.cpu.tile import put_rows
 from cellwright.graph.schedule import Read, Stage
 
-__all__ = ["AmxProducts"]
+__all__ = ["AmxProducts", "WalkProducts"]
 
 
 class AmxProducts:
-    """Emits them for the stages of a walk.
+    """Emits them for stages of a walk.
 
     Args:
         frame: of the walk, at its start.
+        stages: the stages, or parts of them.
+        memory: where the table of each tile's blocks goes; ``table_size`` elements.
+        planes: where this thread's rows go as planes.
     """
 
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: Frame, stages: Sequence[Stage], memory: Value, planes: Value) -> None:
         self.frame, self.s = frame, frame.s
+        self.memory, self.planes = memory, planes
         self.names = library_names(self.s.target, self.s.dtype)
-        stages = frame.program.stages
         self.arrangements = {stage: arrange(stage) for stage in stages}
         self.tables, _ = place_table(stages)
-        self.memory = frame.split  # whose start all threads fill alike
-        self.planes = self._own(table_size(stages), group_size(stages))
-
-    def _own(self, start: int, size: int) -> Value:
-        """Return where this thread's planes of rows are; ``size``: of those of 16 rows."""
-        s, frame = self.s, self.frame
-        before = s.add(s.builder.lshr(frame.low, s.index(4)), frame.thread)
-        each = s.add(s.builder.lshr(frame.batch, s.index(4)), 1)
-        group = s.builder.select(frame.by_rows, before, s.mul(each, frame.thread))
-        return s.at(frame.split, s.add(s.mul(group, size), start))
 
     def _call(self, name: str, kinds: Sequence[Any] = (), args: Sequence[Value] = ()) -> None:
         s = self.s
@@ -65,58 +58,57 @@ class AmxProducts:
 
         s.loop(0, count, 1, put)
 
-    def split(self, stage: Stage) -> None:
-        """Split all that the stage multiplies, of this thread's rows."""
-        for (source, depth), first in self.arrangements[stage].vectors.items():
-            self._split_vector(stage, source, depth, first)
+    def _distance(self, stage: Stage) -> int:
+        """Return the elements that the planes of 16 rows take."""
+        return self.arrangements[stage].row_blocks * ROW_BLOCK
 
-    def _split_vector(self, stage: Stage, source: Read, depth: int, first: int) -> None:
-        s, frame = self.s, self.frame
-        distance = self.arrangements[stage].row_blocks * ROW_BLOCK
-
-        def some(row: Value, _: list[Value]) -> None:
-            count = s.min(s.sub(frame.end, row), frame.chunk)
-            table = frame.row_table
-            put_rows(s, table, count, lambda j: frame.vector(source, s.add(row, j)))
-            target = s.at(self._rows(stage, row), first * ROW_BLOCK)
-            args = [table, count, s.index(depth), target, s.index(distance)]
-            self._call("split", SPLIT, args)
-
-        s.loop(frame.low, frame.end, frame.chunk, some)
-
-    def _rows(self, stage: Stage, row: Value) -> Value:
-        """Return the planes of the group of rows that starts with ``row``."""
+    def _group(self, stage: Stage, row: Value) -> Value:
+        """Return the planes of the 16 rows that start with this thread's ``row``-th."""
         s = self.s
-        group = s.builder.lshr(s.sub(row, self.frame.low), s.index(4))
-        size = self.arrangements[stage].row_blocks * ROW_BLOCK
-        return s.at(self.planes, s.mul(group, size))
+        return s.at(self.planes, s.mul(s.builder.lshr(row, s.index(4)), self._distance(stage)))
 
-    def multiply(
+    def split_rows(
         self,
         stage: Stage,
-        offset: int,
-        block: tuple[Value, int],
+        vector: tuple[Read, int],
+        rows: tuple[Value, Value],
+        address: Callable[[Value], Value],
+    ) -> None:
+        """Split what a stage multiplies, of a chunk of rows: this thread's first, how many.
+
+        ``address``: of a row, counted from the first.
+        """
+        s, (row, count), table = self.s, rows, self.frame.row_table
+        put_rows(s, table, count, address)
+        first = self.arrangements[stage].vectors[vector]
+        target = s.at(self._group(stage, row), first * ROW_BLOCK)
+        args = [table, count, s.index(vector[1]), target, s.index(self._distance(stage))]
+        self._call("split", SPLIT, args)
+
+    def multiply_rows(
+        self,
+        stage: Stage,
+        weights: Value,
+        vectors: int,
         rows: tuple[Value, Value],
         results: tuple[Value, int],
     ) -> None:
-        """Compute the tiles of a block of units for the rows of a chunk.
+        """Compute the tiles of a block of units for a chunk of rows.
 
         Args:
             stage: the stage.
-            offset: where its planes of weights start.
-            block: its first unit, how many vectors it has.
-            rows: the first one, how many there are.
+            weights: the block's planes of weights.
+            vectors: how many vectors of units it has.
+            rows: this thread's first, how many.
             results: the first tile of the first row, the distance between rows.
         """
-        s, arrangement = self.s, self.arrangements[stage]
-        (u, vectors), (row, count), (tiles, distance) = block, rows, results
-        whole = weight_size(arrangement.weight_blocks, 1) // s.lanes
-        base = s.at(self.frame.packed, s.add(s.mul(u, whole), offset))
-        first = self._rows(stage, row)
-        for number, (start, runs) in enumerate(arrangement.tiles):
-            product = vectors, runs, s.at(base, weight_size(start, vectors))
+        s, (row, count), (tiles, distance) = self.s, rows, results
+        first = self._group(stage, row)
+        filled = [one for one in self.arrangements[stage].tiles if one[1]]
+        for number, (start, runs) in enumerate(filled):
+            product = vectors, runs, s.at(weights, weight_size(start, vectors))
             out = s.at(tiles, number * vectors * s.lanes), distance
-            self._tile(product, (first, arrangement.row_blocks * ROW_BLOCK), count, out)
+            self._tile(product, (first, self._distance(stage)), count, out)
 
     def _tile(
         self,
@@ -147,3 +139,58 @@ class AmxProducts:
             s.call_pointer(function, MATRIX, [*args, place, weights, blocks])
 
         s.loop(0, count, 2 * AMX_ROWS, some)
+
+
+class WalkProducts(AmxProducts):
+    """Emits the products of a walk's steps.
+
+    Args:
+        frame: of the walk, at its start.
+    """
+
+    def __init__(self, frame: Frame) -> None:
+        stages, s = frame.program.stages, frame.s
+        # each thread's planes are on their own, behind a table that all fill alike
+        before = s.add(s.builder.lshr(frame.low, s.index(4)), frame.thread)
+        each = s.add(s.builder.lshr(frame.batch, s.index(4)), 1)
+        group = s.builder.select(frame.by_rows, before, s.mul(each, frame.thread))
+        planes = s.at(frame.split, s.add(s.mul(group, group_size(stages)), table_size(stages)))
+        super().__init__(frame, stages, frame.split, planes)
+
+    def split(self, stage: Stage) -> None:
+        """Split all that the stage multiplies, of this thread's rows."""
+        for vector in self.arrangements[stage].vectors:
+            self._split_vector(stage, vector)
+
+    def _split_vector(self, stage: Stage, vector: tuple[Read, int]) -> None:
+        s, frame = self.s, self.frame
+
+        def some(row: Value, _: list[Value]) -> None:
+            count = s.min(s.sub(frame.end, row), frame.chunk)
+            chunk = s.sub(row, frame.low), count
+            self.split_rows(stage, vector, chunk, lambda j: frame.vector(vector[0], s.add(row, j)))
+
+        s.loop(frame.low, frame.end, frame.chunk, some)
+
+    def multiply(
+        self,
+        stage: Stage,
+        offset: int,
+        block: tuple[Value, int],
+        rows: tuple[Value, Value],
+        results: tuple[Value, int],
+    ) -> None:
+        """Compute the tiles of a block of units for the rows of a chunk.
+
+        Args:
+            stage: the stage.
+            offset: where its planes of weights start.
+            block: its first unit, how many vectors it has.
+            rows: the first one, how many there are.
+            results: the first tile of the first row, the distance between rows.
+        """
+        s, (u, vectors), (row, count) = self.s, block, rows
+        whole = weight_size(self.arrangements[stage].weight_blocks, 1) // s.lanes
+        weights = s.at(self.frame.packed, s.add(s.mul(u, whole), offset))
+        chunk = s.sub(row, self.frame.low), count
+        self.multiply_rows(stage, weights, vectors, chunk, results)

@@ -1,0 +1,95 @@
+"""The products with the input of all steps, ahead of a walk, in tiles of vectors.
+
+With few rows a step reads all weights for little work. The products with the input do not wait for
+the step before, so they are taken ahead, several steps at a time, and read their weights once.
+"""
+
+from cellwright.cpu.frame import Frame, Part, split
+from cellwright.cpu.simd import Value
+from cellwright.cpu.tile import groups, put_rows
+from cellwright.graph.schedule import Stage
+
+__all__ = ["UnitBlock", "emit_projection", "put_products"]
+
+UnitBlock = tuple[Value, int, int]
+"""A block of units: the first, how many vectors, how many units exist."""
+
+
+def emit_projection(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
+    """Emit those of this thread's rows and of one stage, into ``gx``.
+
+    Its packed weights start at ``offset`` and are ``whole`` deep.
+    """
+    s = frame.s
+
+    def block(u: Value, vectors: int, valid: int) -> None:
+        base = s.at(frame.packed, s.add(s.mul(u, whole), offset))
+        start = 0
+        for part in split(stage):
+            p, width = part.product, vectors * s.lanes
+            weights = s.at(base, start * width)
+            start += p.depth * p.count
+            if p.given:
+                columns = stage.columns[p.tile : p.tile + p.count]
+                _project_rows(frame, part, columns, weights, (u, vectors, valid))
+
+    frame.blocks(stage.units, block)
+
+
+def _project_rows(
+    frame: Frame, part: Part, columns: tuple[int, ...], weights: Value, block: UnitBlock
+) -> None:
+    """Multiply the rows of successive steps, for one batch row after the other."""
+    s, p = frame.s, part.product
+    _, vectors, _ = block
+    stride = p.count * vectors * s.lanes
+    x, x_step, x_row = frame.buffers["x"]
+
+    def row(r: Value, _: list[Value]) -> None:
+        source = s.at(x, s.add(s.mul(r, x_row), p.source.column))
+
+        def group(t: Value, size: Value) -> None:
+            put_rows(s, frame.row_table, size, lambda j: s.at(source, s.mul(s.add(t, j), x_step)))
+            product, rows = (weights, p.depth, p.count), (frame.row_table, size)
+            share = t, frame.steps
+            frame.tile_call(vectors, frame.tiles, stride, product, s.index(1), rows, share)
+            put_products(frame, columns, block, (r, t, size), stride, first=part.first)
+
+        groups(s, frame.steps, s.target.rows, group)
+
+    s.loop(frame.low, frame.high, 1, row)
+
+
+def put_products(
+    frame: Frame,
+    columns: tuple[int, ...],
+    block: UnitBlock,
+    steps: tuple[Value, Value, Value],
+    stride: int,
+    *,
+    first: bool,
+) -> None:
+    """Write tiles, rows ``stride`` apart, to ``gx``: with the biases if ``first``, or added to it.
+
+    ``columns``: of each tile. ``steps``: of a batch row from a step on, so many.
+    """
+    s, (u, vectors, valid), (r, t, size) = frame.s, block, steps
+    gx, gx_step, gx_row = frame.buffers["gx"]
+    biases, _, _ = frame.buffers["b"]
+    constants = {write.column for write in frame.program.constants}
+    target = s.at(gx, s.mul(r, gx_row))
+
+    def step(j: Value, _: list[Value]) -> None:
+        out = s.at(target, s.mul(s.add(t, j), gx_step))
+        line = s.at(frame.tiles, s.mul(j, stride))
+        for tile, column in enumerate(columns):
+            for v in range(vectors):
+                value = s.load(line, (tile * vectors + v) * s.lanes)
+                place = s.add(s.add(u, column), v * s.lanes)
+                mask = s.mask(valid - v * s.lanes)
+                if column in constants or not first:
+                    before = biases if first else out
+                    value = s.builder.fadd(s.load(before, place, mask), value)
+                s.store(value, out, place, mask)
+
+    s.loop(0, size, 1, step)

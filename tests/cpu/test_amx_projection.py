@@ -1,0 +1,122 @@
+"""The input's products that AMX takes ahead of a walk: as the walk would have taken them."""
+
+import pytest
+import torch
+from tests.cpu.agreement import FORMS, double, make, results
+from tests.cpu.cells import BUNDLED, CELLS
+from tests.cpu.test_threads import BY_UNITS
+from tests.tolerance import assert_close
+
+import cellwright
+import cellwright.nn as nn
+from cellwright.cells import lstm
+from cellwright.cpu import choice, forward, plan
+from cellwright.cpu.target import host
+from cellwright.cpu.walks import dense
+from cellwright.graph.interpret import interpret_layer
+
+pytestmark = pytest.mark.skipif(not host().has_amx("float32"), reason="this machine has no AMX")
+DENSE = [form for form, options in FORMS.items() if "lengths" not in options]
+SPECIAL = (torch.inf, -torch.inf, torch.nan)
+
+
+@pytest.fixture(autouse=True)
+def projected(monkeypatch):
+    """Let all calls take them so that can."""
+    plan.plan_of.cache_clear()
+    monkeypatch.setattr(forward, "takes_amx", lambda *_: False)
+    monkeypatch.setattr(forward, "reads_raw", lambda *_: False)
+    monkeypatch.setattr(forward, "projects_first", _can)
+    monkeypatch.setattr(forward, "projects_by_amx", lambda layer, _: layer.dtype == "float32")
+    yield
+    plan.plan_of.cache_clear()
+
+
+def _can(layer, layout):
+    return layer.products_first > 0 and layout.counts is None
+
+
+def agree(case):
+    """Compare a call that keeps nothing with the interpreter's in float64."""
+    with torch.no_grad():
+        found, expected = results(case), results(double(case), interpret_layer)
+    for name, right in expected.items():
+        assert_close(found[name], right, name)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("form", DENSE)
+def test_forms(name, form):
+    agree(make(CELLS[name], **FORMS[form]))
+
+
+@pytest.mark.parametrize("cell", BUNDLED, ids=lambda c: c.name)
+@pytest.mark.parametrize(("hidden", "inputs"), [(1, 1), (3, 17), (17, 65), (65, 1), (100, 40)])
+def test_sizes(cell, hidden, inputs):
+    for steps in (1, 16, 17, 33, 70):
+        agree(make(cell, hidden, inputs, batch=2, steps=steps, directions=2))
+
+
+def test_more_steps_than_are_split_at_once():
+    agree(make(lstm, 33, 1024, batch=1, steps=70))
+    agree(make(lstm, 33, 1000, batch=2, steps=65, batch_first=True))
+
+
+def test_calls_that_keep_nothing_take_it():
+    layer, x = plan.plan_of(lstm, 32, 32, 32, "float32", True), torch.zeros(4, 1, 32)
+    for keep in (False, True):
+        call = forward.ForwardCall(layer, plan.Rows(x, dense(4, 1)), 1, keep)
+        assert call.given is not keep
+
+
+@pytest.mark.parametrize("cell", BUNDLED, ids=lambda c: c.name)
+@pytest.mark.parametrize("value", SPECIAL, ids=str)
+def test_special_values(cell, value):
+    for place in ("input", "weights"):
+        case = make(cell, 40, 20, batch=1, steps=40)
+        changed = case.x if place == "input" else case.weights[0].tensors[0]
+        changed.view(-1)[changed.numel() // 2] = value
+        with torch.no_grad():
+            found, expected = results(case), results(case, interpret_layer)
+        for name, right in expected.items():
+            assert torch.equal(found[name].isnan(), right.isnan()), f"{name}, {place}"
+            assert_close(found[name].nan_to_num(), right.nan_to_num(), f"{name}, {place}")
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "two_stages"])
+@pytest.mark.parametrize("form", [*BY_UNITS, "weights without planes"])
+def test_threads(name, form):
+    case = make(CELLS[name], 330, 17, **BY_UNITS.get(form, {"batch": 2, "steps": 20}))
+    if form not in BY_UNITS:
+        case.weights[0].tensors[0][5, 3] = 2.0**100
+    try:
+        torch.set_num_threads(2)
+        with torch.no_grad():
+            found = results(case)
+    finally:
+        torch.set_num_threads(1)
+    with torch.no_grad():
+        expected = results(double(case), interpret_layer)
+    for n, right in expected.items():
+        assert_close(found[n], right, n)
+
+
+def test_layers_choose():
+    """By what is faster: a long walk, of whose work the input is a good part."""
+
+    def takes(units, inputs, steps, dtype="float32"):
+        layer = plan.plan_of(lstm, inputs, units, units, dtype, True)
+        return choice.projects_by_amx(layer, dense(steps, 1))
+
+    assert takes(256, 128, 100)
+    assert not takes(256, 128, 100, "float64")
+    assert not takes(256, 128, 30)
+    assert not takes(256, 8, 100)
+    assert not takes(64, 32, 100)
+
+
+def test_explain_tells():
+    module, x = nn.LSTM(128, 256), torch.zeros(100, 1, 128)
+    assert "by AMX" not in cellwright.explain(module, x).layers[0].input
+    with torch.no_grad():
+        assert "by AMX" in cellwright.explain(module, x).layers[0].input
