@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -48,13 +49,20 @@ def test_summary_of_times():
 
 
 def test_rivals_take_turns_in_alternating_order(monkeypatch):
-    monkeypatch.setattr(timing, "TURN_SECONDS", 0.0)  # a turn of one call
+    monkeypatch.setattr(timing, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "TURN_CALLS", 2)
     seen = []
     times = interleave(
         [lambda: seen.append("a"), lambda: seen.append("b")], replace(TINY, rounds=4)
     )
-    assert [len(each) for each in times] == [4, 4]
-    assert "".join(seen[-8:]) == "abbaabba"
+    assert [len(each) for each in times] == [8, 8]
+    assert "".join(seen[-16:]) == "aabbbbaaaabbbbaa"
+
+
+def test_long_calls_have_turns_of_one(monkeypatch):
+    monkeypatch.setattr(timing, "LONG_TURN_SECONDS", 0.0005)
+    times = interleave([lambda: time.sleep(0.001)], replace(TINY, rounds=4))
+    assert len(times[0]) == 4
 
 
 def test_quick_rivals_call_several_times_a_turn():

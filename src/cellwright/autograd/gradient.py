@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cellwright.autograd.obstacle import DTYPE_NAMES, backward_obstacle, functorch_level
-from cellwright.cpu.backward import backward_call
+from cellwright.cpu.backward import BackwardCall, backward_call
 from cellwright.cpu.forward import no_gaps
 from cellwright.cpu.memory import lacks_memory
 from cellwright.cpu.plan import Plan, Rows
@@ -20,6 +20,7 @@ __all__ = [
     "Call",
     "differentiate",
     "gradients",
+    "prepared",
     "ready",
     "warn",
     "without_gaps",
@@ -97,7 +98,7 @@ def differentiate(
         count = call.arity
         parts = saved[:count], saved[count:]
         saved = [t for part in parts for t in without_gaps(call.rows, part)]
-    return gradients(call, saved, cotangents, needs[0])
+    return gradients(prepared(call, needs[0]), call.rows, call.arity, saved, cotangents)
 
 
 def ready(call: Call, saved: Sequence[Tensor]) -> bool:
@@ -106,14 +107,21 @@ def ready(call: Call, saved: Sequence[Tensor]) -> bool:
     return all(map(call.rows.in_order, (x, out))) and no_gaps(others)
 
 
+def prepared(call: Call, want_x: bool) -> BackwardCall:
+    """Return what computes a call's gradients, of the input too if ``want_x``."""
+    return backward_call(call.plan, call.rows, len(call.forms), call.given, want_x)
+
+
 def gradients(
-    call: Call, saved: Sequence[Tensor], cotangents: Sequence[Tensor | None], want_x: bool
+    backward: BackwardCall,
+    rows: Rows,
+    count: int,
+    saved: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
 ) -> Sequence[Tensor | None]:
-    """Return the gradients of a call, what was saved being ready."""
-    count, directions = call.arity, len(call.forms)
-    prepared = backward_call(call.plan, call.rows, directions, call.given, want_x)
+    """Return the gradients of a call with ``count`` tensors, what was saved being ready."""
     tensors, out, kept = saved[:count], saved[count], saved[count + 1 :]
-    return prepared(tensors, out, kept, _readable(cotangents), not _keeps_graph(), call.rows)
+    return backward(tensors, out, kept, _readable(cotangents), not _keeps_graph(), rows)
 
 
 def _readable(cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:

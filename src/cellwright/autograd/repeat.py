@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cellwright.autograd.gradient import Call, differentiate, gradients, ready
+from cellwright.autograd.gradient import Call, differentiate, gradients, prepared, ready
 from cellwright.autograd.guard import Guard, guard
 from cellwright.autograd.obstacle import backward_obstacle, forward_derivatives, obstacle
 from cellwright.autograd.operation import apply, plan_for
+from cellwright.cpu.backward import BackwardCall
 from cellwright.cpu.forward import ForwardCall, forward_call, no_gaps
 from cellwright.cpu.plan import Rows
 from cellwright.cpu.team import Team
@@ -74,6 +75,7 @@ class Repeat:
         self._asks, self._alike, self._count = asks, alike, call.arity
         self._saved_alike: Guard | None = None
         self._prepared: list[ForwardCall | None] = [None, None]
+        self._derived: list[BackwardCall | None] = [None, None]
 
     def __call__(self, *tensors: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Return the output and the final states; None if this is another kind of call.
@@ -113,7 +115,17 @@ class Repeat:
         if backward_obstacle(cotangents) is not None:
             return differentiate(call, needs, saved, cotangents)
         if alike is not None and alike(*saved):
-            return gradients(call, saved, cotangents, needs[0])
+            backward = self._backward(needs[0])
+            return gradients(backward, call.rows, self._count, saved, cotangents)
         done = differentiate(call, needs, saved, cotangents)
         self._saved_alike = guard(saved) if ready(call, saved) else None
         return done
+
+    def _backward(self, want_x: bool) -> BackwardCall:
+        """Return what computes the gradients, of the input too if ``want_x``."""
+        if Team.threads() != self.threads:
+            return prepared(self.call, want_x)
+        found = self._derived[want_x]
+        if found is None:
+            found = self._derived[want_x] = prepared(self.call, want_x)
+        return found

@@ -20,7 +20,7 @@ class Budget:
     warmup_seconds: float = 0.05
 
 
-TURN_SECONDS = 1e-3
+TURN_SECONDS, TURN_CALLS, LONG_TURN_SECONDS = 1e-3, 5, 50e-3
 
 QUICK = Budget(seconds=0.05, rounds=3, warmup_seconds=0.0)
 
@@ -64,9 +64,10 @@ def _no_collections() -> Iterator[None]:
 def interleave(rivals: Sequence[Callable[[], object]], budget: Budget) -> list[list[float]]:
     """Time each call of rivals that take short turns: a drifting machine slows all of them alike.
 
-    A turn is as many calls as fit into TURN_SECONDS, at least one: a program that calls a small
-    layer calls it again and again, and finds it in the caches. Every other round runs in reverse
-    order, so that none always follows the same other.
+    A turn lasts TURN_SECONDS and TURN_CALLS calls, or one call beyond LONG_TURN_SECONDS: a program
+    that calls a layer calls it again and again. So most calls find what their own kind left in the
+    caches and in the heap, and not what a rival did. Every other round runs in reverse order, so
+    that none always follows the same other.
     """
     times: list[list[float]] = [[] for _ in rivals]
     clock = time.perf_counter
@@ -81,16 +82,23 @@ def interleave(rivals: Sequence[Callable[[], object]], budget: Budget) -> list[l
         start = clock()
         for done in range(1, budget.most_rounds + 1):
             for index, call in order:
-                after = begun = clock()
-                while after == begun or after - begun < TURN_SECONDS:
-                    before = clock()
-                    call()
-                    after = clock()
-                    times[index].append(after - before)
+                _take_turn(call, times[index])
             order.reverse()
             if done >= budget.rounds and clock() - start >= budget.seconds:
                 break
     return times
+
+
+def _take_turn(call: Callable[[], object], times: list[float]) -> None:
+    """Call and append each call's time."""
+    clock, calls = time.perf_counter, 0
+    after = begun = clock()
+    while after - begun < (TURN_SECONDS if calls >= TURN_CALLS else LONG_TURN_SECONDS):
+        before = clock()
+        call()
+        after = clock()
+        times.append(after - before)
+        calls += 1
 
 
 def time_calls(call: Callable[[], object], budget: Budget) -> Times:
