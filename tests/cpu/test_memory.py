@@ -13,6 +13,7 @@ from tests.cpu.fences import Fences, extent
 from tests.cpu.test_agreement import VIEWS
 
 import cellwright
+import cellwright.nn as nn
 from cellwright.cells import lstm
 from cellwright.cpu import memory, plan
 
@@ -185,3 +186,75 @@ def test_nothing_is_read_beyond_the_end_of_memory():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert (found.returncode, found.stdout) == (0, "read\n"), found.stderr
+
+
+@pytest.fixture
+def lent(monkeypatch):
+    """Lend whatever is kept for a backward pass, however small; return the blocks of float32."""
+    plan.plan_of.cache_clear()
+    memory.loans.cache_clear()
+    monkeypatch.setattr(memory, "_HUGE_FROM", 1)
+    yield memory.loans("float32")
+    plan.plan_of.cache_clear()
+    memory.loans.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "two_stages", "peephole"])
+@pytest.mark.parametrize("form", ["time first", "zeros, both ways", "packed, both ways", "no bias"])
+def test_lent_memory(name, form, lent):
+    for _ in range(3):
+        compare(make(CELLS[name], **FORMS[form]))
+    assert lent._blocks
+
+
+def step(layer, x):
+    out, _ = layer(x)
+    out.sum().backward()
+    gradients = [p.grad.clone() for p in layer.parameters()]
+    layer.zero_grad()
+    return gradients
+
+
+def test_memory_is_lent_again_after_the_backward_pass(lent):
+    layer = nn.LSTM(5, 7)
+    for _ in range(3):
+        step(layer, torch.randn(4, 3, 5))
+    places = {block.data_ptr() for block in lent._blocks}
+    for steps in (4, 2, 3):  # what fits goes where it was
+        step(layer, torch.randn(steps, 3, 5))
+        assert {block.data_ptr() for block in lent._blocks} == places
+    step(layer, torch.randn(40, 3, 5))
+    assert not {block.data_ptr() for block in lent._blocks} & places  # too small ones are gone
+    cellwright.release_memory()
+    assert not lent._blocks
+
+
+def test_memory_that_a_graph_keeps_is_not_lent(lent):
+    layer, x = nn.LSTM(5, 7), torch.randn(6, 3, 5)
+    expected = step(layer, x)
+    first, _ = layer(x)
+    for _ in range(2):  # while the first graph waits
+        step(layer, torch.randn(6, 3, 5))
+    for again in (True, False):  # twice by one graph
+        first.sum().backward(retain_graph=again)
+        step_between = step(nn.LSTM(5, 7), torch.randn(6, 3, 5))
+        assert all(g.isfinite().all() for g in step_between)
+        torch.testing.assert_close([p.grad for p in layer.parameters()], expected)
+        layer.zero_grad()
+
+
+def test_no_memory_is_lent_where_torch_does_not_count(lent, monkeypatch):
+    monkeypatch.delattr(torch._C, "_storage_Use_Count")
+    memory._alone.cache_clear()
+    try:
+        step(nn.LSTM(5, 7), torch.randn(4, 3, 5))
+        assert not lent._blocks
+    finally:
+        memory._alone.cache_clear()
+
+
+def test_no_more_is_lent_than_so_much(lent, monkeypatch):
+    monkeypatch.setattr(memory, "_MOST_LENT", 4 * 100)
+    made = [lent.make((60,), (1,)) for _ in range(3)]
+    assert len({t.data_ptr() for t in made}) == 3
+    assert len(lent._blocks) == 1

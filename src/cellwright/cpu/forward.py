@@ -105,8 +105,8 @@ class ForwardCall:
         self.ahead = not self.raw and projects_first(plan, layout)
         self.given = self.ahead and not keep and projects_by_amx(plan, layout)
         made = self._made(rows)
-        self.blanks = Blanks(plan.dtype, *(one.form for one in made))
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
+        self.blanks = Blanks(plan.dtype, *(one.form for one in made), kept=kept)
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
         self.hidden, self.room = self._hidden()
         self.streams = 0 if keep else len(plan.streamed) * plan.units
@@ -243,7 +243,8 @@ class ForwardCall:
         """
         layout, blanks = rows.layout, self.blanks
         if self.packed:
-            blanks = Blanks(self.plan.dtype, *(one.form for one in self._made(rows)))
+            forms, kept = [one.form for one in self._made(rows)], self.kept
+            blanks = Blanks(self.plan.dtype, *forms, kept=kept.stop - kept.start)
         made = blanks()
         ways, behind = self.ways[stated]
         addresses = [*map(_address, given), *map(_address, made)]

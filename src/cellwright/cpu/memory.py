@@ -31,6 +31,8 @@ touch them for the first time, page by page.
 _SHELVES = ((1 << 22, 4), (1 << 26, 1))
 """Up to how many bytes blocks are kept from call to call, and at most how many of a dtype: small
 ones, then large ones."""
+_MOST_LENT = 1 << 28
+"""Up to how many bytes are lent again and again of a dtype."""
 _PAGE, _HUGE_ADVICE = 4096, 14  # MADV_HUGEPAGE of Linux
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _Sizes = tuple[int, ...]
@@ -53,20 +55,89 @@ class Blanks:
 
     Args:
         dtype: a key of ``target.DTYPES``. forms: of the tensors.
+        kept: how many of them, the last ones, are for autograd alone to keep.
     """
 
-    def __init__(self, dtype: str, *forms: Strided) -> None:
+    def __init__(self, dtype: str, *forms: Strided, kept: int = 0) -> None:
         kind: torch.dtype = getattr(torch, dtype)
         self._forms = [(*form, kind) for form in forms]
         self._large = any(prod(shape) * kind.itemsize >= _HUGE_FROM for shape, _ in forms)
+        self._loans, self._others = loans(dtype), len(forms) - kept
+        self._kept = forms[self._others :]
 
     def __call__(self) -> list[Tensor]:
         """Return the tensors, the large ones in huge pages."""
-        made = [*starmap(_empty, self._forms)]
-        if self._large:
-            for t in made:
-                _in_huge_pages(t)
+        if not self._large:
+            return [*starmap(_empty, self._forms)]
+        made = [*starmap(_empty, self._forms[: self._others])]
+        for t in made:
+            _in_huge_pages(t)
+        return [*made, *starmap(self._loans.make, self._kept)]
+
+
+class Loans:
+    """Large blocks of memory that autograd keeps until a backward pass ends, lent again and again.
+
+    Like ``Spares``, but nobody says when a block is free: it is once nobody else holds its storage.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._blocks: list[Tensor] = []
+
+    def make(self, shape: _Sizes, strides: _Sizes) -> Tensor:
+        """Return an empty tensor; a large one, in memory that was lent before."""
+        size, dtype = prod(shape), self._dtype
+        if size * dtype.itemsize < _HUGE_FROM or _alone() is None:
+            return _empty(shape, strides, dtype)
+        block = self._idle(size)
+        if block is None:
+            block = _in_huge_pages(torch.empty(size, dtype=dtype, device="cpu"))
+        made = block.as_strided(shape, strides)
+        if sum(one.nbytes for one in [*self._blocks, block]) <= _MOST_LENT:
+            self._blocks.append(block)
         return made
+
+    def _idle(self, size: int) -> Tensor | None:
+        """Take out a block that nobody holds; let those go that are too small."""
+        for _ in range(len(self._blocks)):
+            try:
+                block = self._blocks.pop(0)
+            except IndexError:  # another thread took it
+                return None
+            if _holders(block) != _alone():
+                self._blocks.append(block)
+            elif block.numel() >= size:
+                return block
+        return None
+
+    def clear(self) -> None:
+        """Lend none of the blocks again."""
+        self._blocks.clear()
+
+
+@lru_cache(maxsize=4)
+def loans(dtype: str) -> Loans:
+    """Return the blocks of a dtype that are lent."""
+    return Loans(dtype)
+
+
+def _holders(block: Tensor) -> int | None:
+    """Return how many hold a block's storage, this function among them; None: torch tells not."""
+    count = getattr(torch._C, "_storage_Use_Count", None)
+    storage = block.untyped_storage()
+    return None if count is None else int(count(storage._cdata))
+
+
+@lru_cache(maxsize=1)
+def _alone() -> int | None:
+    """Return the number of holders that says that nobody else has a block; None: there is none."""
+    block = torch.empty(1, device="cpu")
+    alone = _holders(block)
+    view = block.view(1)
+    shared = _holders(block)
+    del view
+    return None if alone is None or shared is None or shared <= alone else alone
 
 
 class Spares:
@@ -128,10 +199,12 @@ def release_memory() -> None:
     """Free the memory that layers keep from call to call.
 
     That is room for packed weights and the like: for each dtype up to four blocks of 4 MiB and,
-    after calls without gradients, one of 64 MiB. The next calls take new memory.
+    after calls without gradients, one of 64 MiB. And what training keeps for the backward pass, in
+    blocks of over 8 MiB: up to 256 MiB. The next calls take new memory.
     """
     for dtype in DTYPES:
         spares(dtype).clear()
+        loans(dtype).clear()
 
 
 def contiguous(*shape: int) -> Strided:
