@@ -13,7 +13,7 @@ from tests.tolerance import assert_close
 from torch.utils.data import DataLoader, Dataset
 
 from cellwright.cells import gru, lstm, rnn_tanh
-from cellwright.cpu import choice, plan
+from cellwright.cpu import backward, choice, forward, plan
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Layout, dense
 
@@ -63,7 +63,17 @@ def test_threads_that_project_their_rows_ahead(cell, form):
     agree_on_threads(case)
 
 
-def test_large_weights_are_projected_ahead_where_no_cache_holds_them(monkeypatch):
+@pytest.fixture
+def vectors(monkeypatch):
+    """Let no call take AMX, which is another choice with a share of the rows or units."""
+    for module in (choice, forward, backward):
+        monkeypatch.setattr(module, "takes_amx", lambda *_: False)
+    plan.plan_of.cache_clear()
+    yield
+    plan.plan_of.cache_clear()
+
+
+def test_large_weights_are_projected_ahead_where_no_cache_holds_them(monkeypatch, vectors):
     layer = plan.plan_of(lstm, 512, 1024, 1024, "float32", True)
     weights = 4 * 4 * 1024 * (512 + 1024)
     for cache, ahead in ((0, True), (2 * weights, True), (2 * weights + 2, False)):
@@ -119,7 +129,7 @@ def layout_of(case):
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh", "peephole", "two_stages"])
 @pytest.mark.parametrize("form", BY_UNITS)
-def test_threads_that_share_units_agree_with_one(name, form, monkeypatch):
+def test_threads_that_share_units_agree_with_one(name, form, monkeypatch, vectors):
     monkeypatch.setattr(choice, "_UNITS_FROM", 0)  # as for weights of many MiB
     case = make(CELLS[name], 330, 17, **BY_UNITS[form])
     try:

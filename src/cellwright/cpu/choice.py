@@ -3,7 +3,7 @@
 Every number here was measured; ``docs/kernels.md`` says what for.
 """
 
-from math import ceil
+from math import ceil, inf
 from typing import Literal
 
 from cellwright.cpu.amx.unit import AMX_ROWS, ROW_PLANES
@@ -71,18 +71,17 @@ _AMX_STEPS, _AMX_SHARE, _AMX_READS = 32, 8, 40_000_000
 """Steps that are worth the planes of the input's weights; the largest part of the work that is too
 small for it; and bytes of other weights, over all steps, below which a walk would end before the
 processor's clock recovers from AMX."""
-_VECTOR_RATE, _FAR_VECTOR_RATE, _AMX_RATE = 27, 24, 60
-"""Multiply-adds a cycle of vectors, slower with far weights, and of AMX, over whole tiles."""
-_SPLIT, _SLEEP = {"forward": 0.5, "backward": 1.3}, 300
+_VECTOR_RATE, _FAR_VECTOR_RATE, _AMX_RATE = 27, 24, 55
+"""Multiply-adds a cycle of vectors, slower with far weights, and of AMX, over whole tiles. Its
+slower clock is counted in."""
+_SPLIT, _SLEEP = {"forward": 0.7, "backward": 1.0}, 100
 """Cycles that splitting a number into planes takes, longer where it was just written; and those of
 waiting for the unit at each step."""
-_PACK = 0.8
+_PACK = 0.15
 """Cycles a byte that packing planes takes beyond what packing vectors does."""
-_READ_RATES = ((0.5, 90), (1, 30), (1.25, 20))
+_READ_RATES = ((1 / 64, inf), (0.5, 60), (1, 28), (1.25, 17))
 """Bytes of planes read a cycle, if so many times a core's own cache would hold them; else"""
 _FAR_READ_RATE = 13
-_GAIN = 0.95
-"""AMX is taken if it promises to need less than this part of the time."""
 
 
 def takes_amx(plan: Plan, layout: Layout, way: Literal["forward", "backward"]) -> bool:
@@ -107,7 +106,7 @@ def takes_amx(plan: Plan, layout: Layout, way: Literal["forward", "backward"]) -
     reads = ceil(rows / _AMX_WHOLE) / rate + _PACK / layout.steps
     cycles = whole * need.padded / _AMX_RATE + need.planes * reads
     cycles += parts * (whole * need.depths * _SPLIT[way] + _SLEEP)
-    return cycles < _GAIN * rows * need.work / (_VECTOR_RATE if fits else _FAR_VECTOR_RATE)
+    return cycles < rows * need.work / (_VECTOR_RATE if fits else _FAR_VECTOR_RATE)
 
 
 def projects_first(plan: Plan, layout: Layout) -> bool:
