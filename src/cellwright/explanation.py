@@ -166,9 +166,12 @@ def _kernel(
     once = plan.input_work * plan.item if ahead else 0
     weights = plan.amx_need["forward"].planes if amx else plan.work * plan.item
     operations = 2 * layout.rows * plan.work * directions
+    by_amx = operations if amx else operations * plan.input_work // plan.work if given else 0
+    seconds = by_amx / amx_rate() if by_amx else 0.0
+    seconds += (operations - by_amx) / matrix_rate(plan.dtype)
     read = ((weights - once) * layout.steps + once) * directions
-    rate = read_rate(max(_SMALLEST, weights)) * (share.threads if share.by_units else 1)
-    products = share.threads * (amx_rate() if amx else matrix_rate(plan.dtype))
+    # over and over again it reads those alone that are not multiplied ahead
+    rate = read_rate(max(_SMALLEST, weights - once)) * (share.threads if share.by_units else 1)
     packed = "packed as three bfloat16 planes" if amx else "packed"
     return LayerExplanation(
         layer=number,
@@ -182,5 +185,5 @@ def _kernel(
         f"{' by AMX' if given else ''}",
         operations=operations,
         bytes=read,
-        floor=max(operations / products, read / rate),
+        floor=max(seconds / share.threads, read / rate),
     )

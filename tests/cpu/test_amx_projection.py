@@ -66,7 +66,7 @@ def test_calls_that_keep_nothing_take_it():
     layer, x = plan.plan_of(lstm, 32, 32, 32, "float32", True), torch.zeros(4, 1, 32)
     for keep in (False, True):
         call = forward.ForwardCall(layer, plan.Rows(x, dense(4, 1)), 1, keep)
-        assert call.given is not keep
+        assert call.amx_ahead is not keep
 
 
 @pytest.mark.parametrize("cell", BUNDLED, ids=lambda c: c.name)
@@ -88,7 +88,11 @@ def test_special_values(cell, value):
 def test_threads(name, form):
     case = make(CELLS[name], 330, 17, **BY_UNITS.get(form, {"batch": 2, "steps": 20}))
     if form not in BY_UNITS:
-        case.weights[0].tensors[0][5, 3] = 2.0**100
+        case.weights[0].tensors[0][5, 3] = torch.inf
+    agree_on_two_threads(case)
+
+
+def agree_on_two_threads(case):
     try:
         torch.set_num_threads(2)
         with torch.no_grad():
@@ -98,7 +102,21 @@ def test_threads(name, form):
     with torch.no_grad():
         expected = results(double(case), interpret_layer)
     for n, right in expected.items():
-        assert_close(found[n], right, n)
+        assert torch.equal(found[n].isnan(), right.isnan()), n
+        assert_close(found[n].nan_to_num(), right.to(torch.float32).nan_to_num(), n)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "two_stages"])
+def test_threads_that_share_rows(name):
+    case = make(CELLS[name], 100, 17, steps=90, batch=2)
+    layer = plan.plan_of(case.cell, 17, 100, 100, "float32", True)
+    try:
+        torch.set_num_threads(2)
+        assert choice.share_of(layer, dense(90, 2)) == (2, False)
+    finally:
+        torch.set_num_threads(1)
+    for _ in range(5):
+        agree_on_two_threads(case)
 
 
 def test_layers_choose():

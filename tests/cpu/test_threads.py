@@ -12,6 +12,7 @@ from tests.cpu.processes import python
 from tests.tolerance import assert_close
 from torch.utils.data import DataLoader, Dataset
 
+import cellwright.nn as nn
 from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.cpu import backward, choice, forward, plan
 from cellwright.cpu.team import Team
@@ -264,6 +265,18 @@ def test_a_child_that_meets_a_kernel_first(work, two_threads):
     torch.mm(torch.randn(500, 500), torch.randn(500, 500))  # torch's own team is awake
     found = in_child(work, case)
     for ours, right in zip(found, everything(case), strict=False):
+        assert_close(ours, right)
+
+
+@forks
+@forked
+def test_a_child_goes_back_through_its_parents_graph(two_threads):
+    layer, x = nn.LSTM(64, 128), torch.randn(10, 8, 64)
+    for _ in range(4):  # so that the backward pass is prepared, for two threads
+        layer(x)[0].sum().backward()
+    weights, total = list(layer.parameters()), layer(x)[0].sum()
+    found = in_child(lambda _: torch.autograd.grad(total, weights), None)
+    for ours, right in zip(found, torch.autograd.grad(total, weights), strict=True):
         assert_close(ours, right)
 
 

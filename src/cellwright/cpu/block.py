@@ -29,6 +29,7 @@ class Block:
         self.parts = split(stage)
         self.row_size = levels(stage).slots * self.width
         constants = {write.column: write.value for write in frame.program.constants}
+        # all tiles of a stage have biases, or none has
         self.constants = [constants[column] for column in stage.columns if column in constants]
 
     def multiply(self, offset: int, row: Value, count: Value) -> None:

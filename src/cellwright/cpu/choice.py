@@ -67,10 +67,13 @@ def share_of(plan: Plan, layout: Layout) -> Share:
 
 _AMX_WHOLE, _AMX_UNITS = 2 * AMX_ROWS, 32
 """Fewer rows or units leave most of a tile empty; so many rows read the weights once."""
-_AMX_STEPS, _AMX_SHARE, _AMX_READS = 32, 8, 40_000_000
-"""Steps that are worth the planes of the input's weights; the largest part of the work that is too
-small for it; and bytes of other weights, over all steps, below which a walk would end before the
-processor's clock recovers from AMX."""
+_AMX_STEPS = 32
+"""Steps that are worth the planes of the input's weights."""
+_AMX_PART = 1 / 8
+"""The part of the work from which the input is worth AMX."""
+_AMX_READS = 40_000_000
+"""Bytes of other weights, read over all steps, from which a walk lasts until the processor's clock
+recovers from AMX."""
 _VECTOR_RATE, _FAR_VECTOR_RATE, _AMX_RATE = 27, 24, 55
 """Multiply-adds a cycle of vectors, slower with far weights, and of AMX, over whole tiles. Its
 slower clock is counted in."""
@@ -135,7 +138,7 @@ def projects_by_amx(plan: Plan, layout: Layout) -> bool:
     if not host().has_amx(plan.dtype) or plan.units < _AMX_UNITS or layout.steps < _AMX_STEPS:
         return False
     reads = (plan.work - plan.input_work) * plan.item * layout.steps
-    return reads >= _AMX_READS and plan.input_work * _AMX_SHARE >= plan.work
+    return reads >= _AMX_READS and plan.input_work >= _AMX_PART * plan.work
 
 
 def reads_raw(plan: Plan, layout: Layout) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from cellwright.cpu.choice import projects_by_amx, projects_first, reads_raw, share_of, takes_amx
-from cellwright.cpu.frame import GIVEN, LAYOUT, PACKED, SPLIT, TURN
+from cellwright.cpu.frame import INPUT_PLANES, LAYOUT, PACKED, SPLIT, TURN
 from cellwright.cpu.memory import Blanks, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import Plan, Rows
 from cellwright.cpu.team import Team
@@ -103,7 +103,7 @@ class ForwardCall:
         self.share = share_of(plan, layout)
         self.amx = not self.raw and takes_amx(plan, layout, "forward")
         self.ahead = not self.raw and projects_first(plan, layout)
-        self.given = self.ahead and not keep and projects_by_amx(plan, layout)
+        self.amx_ahead = self.ahead and not keep and projects_by_amx(plan, layout)
         made = self._made(rows)
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
         self.blanks = Blanks(plan.dtype, *(one.form for one in made), kept=kept)
@@ -141,8 +141,8 @@ class ForwardCall:
         sizes = {} if self.raw else {"packed": weights}
         if self.amx:
             sizes["split"] = rows
-        if self.given:
-            sizes["given"] = self.walk.projection_room(self.share)
+        if self.amx_ahead:
+            sizes["input planes"] = self.walk.projection_room(self.share)
         if not self.raw and self.walk.program.constants:
             sizes["b"] = self.width
         if not self.keep:
@@ -161,7 +161,7 @@ class ForwardCall:
         what is made, the hidden memory; then those that lie so many bytes behind one of them.
         """
         plan, places = self.plan, self.walk.places
-        at = places.buffers | {"packed": PACKED, "split": SPLIT, "given": GIVEN}
+        at = places.buffers | {"packed": PACKED, "split": SPLIT, "input planes": INPUT_PLANES}
         own = [
             places.matrices[name] if kind == "weight" else at[f"{kind}.{name}"]
             for kind, name in plan.parameters
@@ -211,6 +211,7 @@ class ForwardCall:
         fields: dict[str, Field] = dict.fromkeys(walk.names, (0, 0, plan.units))
         fields["x"] = (0, *rows.distances(plan.inputs))
         fields["a"] = (0, 0, self.width) if "a" in self.hidden else (plan.dump.data_ptr(), 0, 0)
+        # where weights are read as they lie, tiles start from the biases: not to be added again
         fields["gx"] = fields["b"] = plan.zero_row
         if self.keep or self.ahead:
             fields["a"] = accumulators

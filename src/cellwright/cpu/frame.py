@@ -42,7 +42,7 @@ from cellwright.graph.schedule import Product, Program, Read, Stage
 __all__ = [
     "ADDRESSES",
     "BARRIER",
-    "GIVEN",
+    "INPUT_PLANES",
     "LAYOUT",
     "PACKED",
     "REFUSED",
@@ -62,7 +62,8 @@ __all__ = [
     "split",
 ]
 
-LAYOUT, AHEAD, THREADS, BARRIER, TURN, PACKED, SPLIT, REFUSED, GIVEN, ADDRESSES = range(7, 17)
+LAYOUT, AHEAD, THREADS, BARRIER, TURN = range(7, 12)
+PACKED, SPLIT, REFUSED, INPUT_PLANES, ADDRESSES = range(12, 17)
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""
@@ -212,8 +213,8 @@ class Frame:
         self.turn = s.field(struct, TURN)
         self.split = s.field(struct, SPLIT, POINTER)
         self.amx = s.builder.not_(s.is_null(self.split))
-        self.given = s.field(struct, GIVEN, POINTER)
-        self.projects = s.builder.not_(s.is_null(self.given))
+        self.input_planes = s.field(struct, INPUT_PLANES, POINTER)
+        self.amx_ahead = s.builder.not_(s.is_null(self.input_planes))
         self.buffers: dict[str, tuple[Value, Value, Value]] = {}
         self.matrices: dict[str, tuple[Value, Value]] = {}
         names = [buffer.name for buffer in program.buffers]
@@ -235,7 +236,7 @@ class Frame:
         if not self.has_amx:
             vectors()
             return
-        with self.s.builder.if_else(self.projects if ahead else self.amx) as (then, otherwise):
+        with self.s.builder.if_else(self.amx_ahead if ahead else self.amx) as (then, otherwise):
             with then:
                 planes()
             with otherwise:

@@ -5,7 +5,7 @@ from functools import partial
 
 from cellwright.cpu.amx.arrangement import arrange, stage_size
 from cellwright.cpu.amx.planes import PLANES
-from cellwright.cpu.amx.projection import given_part
+from cellwright.cpu.amx.projection import input_program
 from cellwright.cpu.constants import emit_constants
 from cellwright.cpu.frame import REFUSED, Frame, depths, padded, split
 from cellwright.cpu.library import library_names
@@ -27,7 +27,7 @@ def emit_prelude(frame: Frame) -> None:
         _pack_planes(frame, program.stages, frame.packed)
 
     def given() -> None:
-        _pack_planes(frame, [given_part(stage) for stage in program.stages], frame.given)
+        _pack_planes(frame, input_program(program).stages, frame.input_planes)
 
     def vectors() -> None:
         offset = 0

@@ -4,7 +4,7 @@ With few rows a step reads all weights for little work. The products with the in
 the step before, so they are taken ahead, several steps at a time, and read their weights once.
 """
 
-from cellwright.cpu.frame import Frame, Part, split
+from cellwright.cpu.frame import Frame, Part, depths, padded, split
 from cellwright.cpu.simd import Value
 from cellwright.cpu.tile import groups, put_rows
 from cellwright.graph.schedule import Stage
@@ -15,11 +15,17 @@ UnitBlock = tuple[Value, int, int]
 """A block of units: the first, how many vectors, how many units exist."""
 
 
-def emit_projection(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
-    """Emit those of this thread's rows and of one stage, into ``gx``.
+def emit_projection(frame: Frame) -> None:
+    """Emit the products with the input of this thread's rows, into ``gx``."""
+    offset = 0
+    for stage, whole in zip(frame.program.stages, depths(frame.program), strict=True):
+        if any(p.given for p in stage.products):
+            _project_stage(frame, stage, offset, whole)
+        offset += whole * padded(stage.units, frame.s.lanes)
 
-    Its packed weights start at ``offset`` and are ``whole`` deep.
-    """
+
+def _project_stage(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
+    """Emit a stage's, whose packed weights start at ``offset`` and are ``whole`` deep."""
     s = frame.s
 
     def block(u: Value, vectors: int, valid: int) -> None:

@@ -123,7 +123,7 @@ def _reciprocal(s: Simd, x: Value) -> Value:
 
 
 def _sigmoid(s: Simd, x: Value) -> Value:
-    """Return 1 / (1 + e^-x), and 0 where that is less than a normal number."""
+    """Return 1 / (1 + e^-x), and 0 below the range, where that is hardly a denormal number."""
     one, (low, high) = s.constant(1.0), _SIGMOID_RANGE[s.dtype]
     inside = _clamp(s, x, low, high)
     if s.picks:

@@ -1,15 +1,13 @@
 """The walk over time around a program: one function for every cell, direction and layout."""
 
-from functools import partial
-
 import llvmlite.ir as ir
 
 from cellwright.cpu.amx.arrangement import stage_size
 from cellwright.cpu.amx.block import WalkProducts
-from cellwright.cpu.amx.projection import emit_amx_projection, given_part
+from cellwright.cpu.amx.projection import emit_amx_projection
 from cellwright.cpu.block import Block
 from cellwright.cpu.equations import Equations
-from cellwright.cpu.frame import GIVEN, REFUSED, SPLIT, Frame, depths, padded
+from cellwright.cpu.frame import INPUT_PLANES, REFUSED, SPLIT, Frame, depths, padded
 from cellwright.cpu.prelude import emit_prelude
 from cellwright.cpu.projection import emit_projection
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
@@ -42,7 +40,7 @@ def _emit_retry(s: Simd, prelude: ir.Function) -> None:
     struct, _ = s.function.args
 
     def retry() -> None:
-        for field in (SPLIT, GIVEN):
+        for field in (SPLIT, INPUT_PLANES):
             s.builder.store(s.index(0), s.builder.gep(struct, [s.index(field)], source_etype=I64))
         s.builder.call(prelude, s.function.args)
 
@@ -65,16 +63,8 @@ class _Walk:
 
     def _project(self) -> None:
         """Take the products with the input ahead of the steps."""
-        frame, s = self.frame, self.s
-        packed = planes = 0
-        for stage, depth in zip(self.program.stages, depths(self.program), strict=True):
-            part = given_part(stage)
-            if part.products:
-                by_amx = partial(emit_amx_projection, frame, part, planes)
-                by_tiles = partial(emit_projection, frame, stage, packed, depth)
-                frame.by_amx(by_amx, by_tiles, ahead=True)
-            packed += depth * padded(stage.units, s.lanes)
-            planes += stage_size(part, s.lanes)
+        frame = self.frame
+        frame.by_amx(lambda: emit_amx_projection(frame), lambda: emit_projection(frame), ahead=True)
 
     def _step(self, i: Value) -> None:
         frame, s = self.frame, self.s

@@ -14,7 +14,7 @@ from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.barrier import barrier_memory
 from cellwright.cpu.frame import (
     BARRIER,
-    GIVEN,
+    INPUT_PLANES,
     PACKED,
     REFUSED,
     SPLIT,
@@ -239,10 +239,11 @@ class Walk:
             place = address + 8 * THREADS
         if struct[PACKED]:
             self._team(self._prelude, address, threads, place)
-            if struct[REFUSED]:
-                struct[SPLIT] = struct[GIVEN] = 0
-                self._team(self._prelude, address, threads, place)
             struct[THREADS] = threads  # the next team may come out larger
+            if struct[REFUSED]:
+                struct[SPLIT] = struct[INPUT_PLANES] = 0
+                self._team(self._prelude, address, threads, place)
+                struct[THREADS] = threads
         self._team(self._walk, address, threads, place)
 
 

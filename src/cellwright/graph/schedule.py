@@ -85,7 +85,7 @@ class Stage:
 
     Attributes:
         units: how many units each tile and each write has.
-        columns: for each tile, where in ``gx`` its products with the input lie, if computed ahead.
+        columns: for each tile of a forward walk, where it has its part of ``a``, ``gx`` and ``b``.
     """
 
     units: int

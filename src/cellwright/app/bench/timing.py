@@ -20,7 +20,8 @@ class Budget:
     warmup_seconds: float = 0.05
 
 
-TURN_SECONDS, TURN_CALLS, LONG_TURN_SECONDS = 1e-3, 5, 50e-3
+TURN_SECONDS, TURN_CALLS = 1e-3, 5
+LONG_TURN_SECONDS = 50e-3
 
 QUICK = Budget(seconds=0.05, rounds=3, warmup_seconds=0.0)
 
@@ -64,10 +65,10 @@ def _no_collections() -> Iterator[None]:
 def interleave(rivals: Sequence[Callable[[], object]], budget: Budget) -> list[list[float]]:
     """Time each call of rivals that take short turns: a drifting machine slows all of them alike.
 
-    A turn lasts TURN_SECONDS and TURN_CALLS calls, or one call beyond LONG_TURN_SECONDS: a program
-    that calls a layer calls it again and again. So most calls find what their own kind left in the
-    caches and in the heap, and not what a rival did. Every other round runs in reverse order, so
-    that none always follows the same other.
+    A turn lasts until TURN_SECONDS and TURN_CALLS are both reached, or LONG_TURN_SECONDS are over:
+    a program that calls a layer calls it again and again. So most calls find what their own kind
+    left in the caches and in the heap, and not what a rival did. Every other round runs in reverse
+    order, so that none always follows the same other.
     """
     times: list[list[float]] = [[] for _ in rivals]
     clock = time.perf_counter

@@ -50,6 +50,11 @@ class Arrangement:
     starts: dict[tuple[Product, int], int]
     weight_blocks: int
 
+    @property
+    def filled(self) -> list[int]:
+        """The tiles that products fill."""
+        return [tile for tile, (_, runs) in enumerate(self.tiles) if runs]
+
 
 def _blocks(depth: int) -> int:
     return -(-depth // AMX_DEPTH)

@@ -93,7 +93,7 @@ class AmxProducts:
         rows: tuple[Value, Value],
         results: tuple[Value, int],
     ) -> None:
-        """Compute the tiles of a block of units for a chunk of rows.
+        """Compute the tiles of a block of units for a chunk of rows, those that products fill.
 
         Args:
             stage: the stage.
@@ -104,8 +104,9 @@ class AmxProducts:
         """
         s, (row, count), (tiles, distance) = self.s, rows, results
         first = self._group(stage, row)
-        filled = [one for one in self.arrangements[stage].tiles if one[1]]
-        for number, (start, runs) in enumerate(filled):
+        arrangement = self.arrangements[stage]
+        for number, tile in enumerate(arrangement.filled):
+            start, runs = arrangement.tiles[tile]
             product = vectors, runs, s.at(weights, weight_size(start, vectors))
             out = s.at(tiles, number * vectors * s.lanes), distance
             self._tile(product, (first, self._distance(stage)), count, out)
