@@ -47,7 +47,7 @@ class BackwardCall:
         self.plan, self.rows, self.layout = plan, rows, rows.layout
         self.directions, self.given, self.want_x = range(directions), given, want_x
         self.share, self.walk = share_of(plan, rows.layout), plan.backward_walk
-        self.width = plan.accumulators
+        self.width, self.one = plan.accumulators, plan.one.data_ptr()
         self.expressions = [f"e{j}" for j in range(len(plan.step.expressions))]
         stages = self.walk.program.stages
         within = any(p.source.when == "now" for stage in stages for p in stage.products)
@@ -58,7 +58,7 @@ class BackwardCall:
         self.each = len(plan.ends) + len(self.expressions)
         # a walk that reads the input writes its gradient, the other direction's beside it
         self.inputs = directions if plan.reads_input else int(want_x)
-        self.packed = rows.layout.counts is not None
+        self.packed, self.one_round = rows.layout.counts is not None, plan.step.rounds == 1
         scratch = self._scratch()
         self.room = sum(one.size for one in scratch)
         self._make_blanks()
@@ -189,15 +189,15 @@ class BackwardCall:
         scratch, *dxs = new_scratch()
         scratch.zero_()
         dstates = [*map(self._state_cotangent, dfinals, self.new_states)]
-        das = kept[:: self.each] if last and self.plan.step.rounds == 1 else new_da()
-        shared = (scratch, dy, self.plan.one, out)
-        addresses = [0 if t is None else t.data_ptr() for t in shared]
-        for t, zeros in zip(dstates, self.zeros, strict=True):
-            addresses.append(addresses[0] + zeros if t is None else t.data_ptr())
-        for group in (tensors, kept, das, dxs):
-            addresses += map(_address, group)
-        if 0 in addresses[len(shared) :]:  # some of the shared ones need not be there at all
+        das = kept[:: self.each] if last and self.one_round else new_da()
+        at = scratch.data_ptr()
+        shared = [at, 0 if dy is None else dy.data_ptr(), self.one, out.data_ptr()]
+        pairs = zip(dstates, self.zeros)  # noqa: B905  # lengths are equal
+        shared += [at + zeros if t is None else t.data_ptr() for t, zeros in pairs]
+        own = [*map(_address, tensors), *map(_address, kept)]
+        if 0 in own:
             check_memory((*tensors, *kept))
+        addresses = [*shared, *own, *map(_address, das), *map(_address, dxs)]
         self._walk(addresses, dy, rows.layout)
         gradients = self.new_gradients()
         addresses += map(_address, gradients)
