@@ -300,6 +300,16 @@ def test_layers_choose():
     assert not takes(64, 32, 0, 32)
 
 
+def test_threads_share_the_units_of_rows_that_fill_no_tile_each():
+    layer = plan.plan_of(lstm, 128, 256, 256, "float32", True)
+    try:
+        torch.set_num_threads(2)
+        for batch, by_units in ((15, False), (16, True), (63, True), (64, False)):
+            assert choice.share_of(layer, dense(50, batch)) == (2, by_units), batch
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_explain_tells():
     layer = cellwright.explain(nn.LSTM(32, 64), torch.zeros(100, 32, 32)).layers[0]
     assert "amx" in layer.kernel

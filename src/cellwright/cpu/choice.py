@@ -57,7 +57,7 @@ def share_of(plan: Plan, layout: Layout) -> Share:
     weights = plan.work * plan.item
     few = layout.batch <= _FEW_ROWS or layout.steps <= _FEW_STEPS
     many = weights >= (_MANY_WEIGHTS if few else _UNITS_FROM)
-    if host().has_amx(plan.dtype) and _AMX_WHOLE <= layout.batch < _AMX_WHOLE * threads:
+    if host().has_amx(plan.dtype) and AMX_ROWS <= layout.batch < _AMX_WHOLE * threads:
         # AMX wants so many rows at once, and the planes of weights in a core's own cache
         many = many or plan.amx_need["forward"].planes > own_cache() // 2
     if many and blocks > 1 and team(host()).at_once:
