@@ -302,10 +302,12 @@ def test_layers_choose():
 
 def test_threads_share_the_units_of_rows_that_fill_no_tile_each():
     layer = plan.plan_of(lstm, 128, 256, 256, "float32", True)
+    uneven = plan.plan_of(lstm, 128, 200, 200, "float32", True)
     try:
         torch.set_num_threads(2)
-        for batch, by_units in ((15, False), (16, True), (63, True), (64, False)):
+        for batch, by_units in ((15, False), (16, True), (17, False), (48, True), (64, False)):
             assert choice.share_of(layer, dense(50, batch)) == (2, by_units), batch
+        assert choice.share_of(uneven, dense(50, 16)) == (2, False)
     finally:
         torch.set_num_threads(1)
 

@@ -14,6 +14,7 @@ from cellwright.cpu.walks import Layout, Share
 
 __all__ = ["projects_by_amx", "projects_first", "reads_raw", "share_of", "takes_amx"]
 
+Way = Literal["forward", "backward"]
 _PROJECTED_BATCH = 2
 """Up to so many rows at a step, the input is projected ahead of the walk."""
 _OWN_CACHE = 1 << 20
@@ -57,14 +58,31 @@ def share_of(plan: Plan, layout: Layout) -> Share:
     weights = plan.work * plan.item
     few = layout.batch <= _FEW_ROWS or layout.steps <= _FEW_STEPS
     many = weights >= (_MANY_WEIGHTS if few else _UNITS_FROM)
-    if host().has_amx(plan.dtype) and AMX_ROWS <= layout.batch < _AMX_WHOLE * threads:
-        # AMX wants so many rows at once, and the planes of weights in a core's own cache
-        many = many or plan.amx_need["forward"].planes > own_cache() // 2
-    if many and blocks > 1 and team(host()).at_once:
-        return Share(min(threads, blocks), by_units=True)
+    by_units = Share(min(threads, blocks), by_units=True)
+    if blocks > 1 and (many or _fills_tiles(plan, layout, by_units)) and team(host()).at_once:
+        return by_units
     return _ALONE if layout.batch == 1 else Share(min(threads, layout.batch), by_units=False)
 
 
+def _fills_tiles(plan: Plan, layout: Layout, by_units: Share) -> bool:
+    """Whether threads that share the units, evenly enough, give AMX the rows that it wants.
+
+    It also wants the planes of weights in a core's own cache.
+    """
+    if not host().has_amx(plan.dtype):
+        return False
+    threads, block = by_units.threads, host().block(plan.dtype)
+    largest = plan.units - plan.units // block * (threads - 1) // threads * block
+    return (
+        AMX_ROWS <= layout.batch < _AMX_WHOLE * threads
+        and plan.amx_need["forward"].planes > own_cache() // 2
+        and largest * threads <= _EVEN * plan.units
+        and _amx_is_faster(plan, layout, "forward", by_units)
+    )
+
+
+_EVEN = 1.25
+"""How many times its fair share of the units a thread may have."""
 _AMX_WHOLE, _AMX_UNITS = 2 * AMX_ROWS, 32
 """Fewer rows or units leave most of a tile empty; so many rows read the weights once."""
 _AMX_STEPS = 32
@@ -87,7 +105,7 @@ _READ_RATES = ((1 / 64, inf), (0.5, 60), (1, 28), (1.25, 17))
 _FAR_READ_RATE = 13
 
 
-def takes_amx(plan: Plan, layout: Layout, way: Literal["forward", "backward"]) -> bool:
+def takes_amx(plan: Plan, layout: Layout, way: Way) -> bool:
     """Whether AMX takes the products of a walk, forward or back.
 
     It does if a step takes fewer cycles so. What it takes has to be split into planes, their
@@ -95,7 +113,11 @@ def takes_amx(plan: Plan, layout: Layout, way: Literal["forward", "backward"]) -
     """
     if not host().has_amx(plan.dtype) or plan.units < _AMX_UNITS or not layout.steps:
         return False
-    share, cache = share_of(plan, layout), own_cache()
+    return _amx_is_faster(plan, layout, way, share_of(plan, layout))
+
+
+def _amx_is_faster(plan: Plan, layout: Layout, way: Way, share: Share) -> bool:
+    cache = own_cache()
     parts = share.threads if share.by_units else 1
     rows = layout.rows * parts / (layout.steps * share.threads)
     if rows < AMX_ROWS:
