@@ -243,6 +243,16 @@ def test_memory_that_a_graph_keeps_is_not_lent(lent):
         layer.zero_grad()
 
 
+def test_each_layer_gets_its_own_size_again(lent):
+    small, large = nn.LSTM(5, 7), nn.LSTM(7, 30)
+    x, places = torch.randn(4, 3, 5), []
+    for _ in range(4):
+        large(small(x)[0])[0].sum().backward()
+        places.append(sorted((block.numel(), block.data_ptr()) for block in lent._blocks))
+    assert places[1] == places[2] == places[3]
+    assert len({size for size, _ in places[3]}) > 1
+
+
 def test_no_memory_is_lent_where_torch_does_not_count(lent, monkeypatch):
     monkeypatch.delattr(torch._C, "_storage_Use_Count")
     memory._alone.cache_clear()

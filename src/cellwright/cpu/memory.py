@@ -99,17 +99,17 @@ class Loans:
         return made
 
     def _idle(self, size: int) -> Tensor | None:
-        """Take out a block that nobody holds; let those go that are too small."""
-        for _ in range(len(self._blocks)):
-            try:
-                block = self._blocks.pop(0)
-            except IndexError:  # another thread took it
-                return None
-            if _holders(block) != _alone():
-                self._blocks.append(block)
-            elif block.numel() >= size:
-                return block
-        return None
+        """Take out the smallest block that will do and nobody holds.
+
+        Where there is none, those that nobody holds are let go: a new one takes their place.
+        """
+        blocks, self._blocks = self._blocks, []  # no other thread takes one of them meanwhile
+        held, idle = list[Tensor](), list[Tensor]()
+        for block in blocks:
+            (idle if _holders(block) == _alone() else held).append(block)
+        best = min((b for b in idle if b.numel() >= size), key=Tensor.numel, default=None)
+        self._blocks += held if best is None else held + [b for b in idle if b is not best]
+        return best
 
     def clear(self) -> None:
         """Lend none of the blocks again."""
