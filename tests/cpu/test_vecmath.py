@@ -24,6 +24,7 @@ from tests.cpu.fences import bits
 
 import cellwright as cw
 from cellwright.autograd.operation import run_layer
+from cellwright.cpu.target import host
 from cellwright.graph.interpret import Weights
 
 INF, NAN = torch.inf, torch.nan
@@ -40,7 +41,7 @@ OPERATIONS = {
     "silu": (cw.silu, torch.nn.functional.silu),
     "softplus": (cw.softplus, lambda x: torch.nn.functional.softplus(x, threshold=1e9)),
 }
-ULP = {"sigmoid": 7, "tanh": 4, "exp": 2, "log": 2, "sqrt": 0.5, "relu": 0, "abs": 0, "neg": 0}
+ULP = {"sigmoid": 4, "tanh": 4, "exp": 2, "log": 2, "sqrt": 0.5, "relu": 0, "abs": 0, "neg": 0}
 BINARY = {
     "add": (lambda a, b: a + b, torch.add),
     "sub": (lambda a, b: a - b, torch.sub),
@@ -123,11 +124,17 @@ def test_errors_of_sigmoid_above_its_tail(dtype):
     assert ulps(evaluate("sigmoid", cw.sigmoid, x), x.double().sigmoid(), dtype).max() <= 4
 
 
+def most(name, dtype):
+    """Return the largest error allowed: of sigmoids from a table, in their tails, more."""
+    by_table = host().bits == 512 and dtype == torch.float32
+    return 7 if name == "sigmoid" and by_table else ULP[name]
+
+
 @DTYPES
 @pytest.mark.parametrize("name", ULP)
 def test_errors(name, dtype):
     error = worst(name, dtype)
-    assert error <= ULP[name] + (0.5 if name == "sqrt" and dtype == torch.float64 else 0.0)
+    assert error <= most(name, dtype) + (0.5 if name == "sqrt" and dtype == torch.float64 else 0.0)
 
 
 @DTYPES

@@ -28,7 +28,7 @@ class Block:
         self.width = vectors * frame.s.lanes
         self.parts = split(stage)
         self.row_size = levels(stage).slots * self.width
-        constants = {write.column: write.value for write in frame.program.constants}
+        constants = frame.constants
         # all tiles of a stage have biases, or none has
         self.constants = [constants[column] for column in stage.columns if column in constants]
 

@@ -2,7 +2,7 @@
 
 from cellwright.cpu.frame import Frame
 from cellwright.cpu.simd import Value
-from cellwright.cpu.vecmath import EMITTERS
+from cellwright.cpu.vecmath import evaluate
 from cellwright.graph.expr import Expr, topological
 from cellwright.graph.schedule import Read
 
@@ -24,11 +24,11 @@ def emit_constants(frame: Frame) -> None:
 def emit_constant(frame: Frame, value: Expr, u: Value, mask: Value) -> Value:
     """Return the vector of a constant from unit ``u`` on."""
     s, found = frame.s, dict[Expr, Value]()
+
+    def read(e: Expr) -> Value:
+        assert isinstance(e.value, Read)
+        return s.load(frame.vector(e.value, s.index(0)), u, mask)
+
     for e in topological([value]):
-        if isinstance(e.value, Read):
-            found[e] = s.load(frame.vector(e.value, s.index(0)), u, mask)
-        elif e.op == "const":
-            found[e] = s.constant(float(str(e.value)))
-        else:
-            found[e] = EMITTERS[e.op](s, *(found[arg] for arg in e.args))
+        found[e] = evaluate(s, e, found, read)
     return found[value]

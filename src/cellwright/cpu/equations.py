@@ -4,7 +4,7 @@ from cellwright.cpu.amx.unit import emit_busy
 from cellwright.cpu.frame import SUM_ROWS, Frame
 from cellwright.cpu.levels import Level, levels
 from cellwright.cpu.simd import Value
-from cellwright.cpu.vecmath import EMITTERS
+from cellwright.cpu.vecmath import evaluate
 from cellwright.graph.expr import Expr
 from cellwright.graph.schedule import Read, Stage, Write
 
@@ -83,23 +83,17 @@ class _Lanes:
         s = self.s
         values = {e: s.load(self.tiles, self._slot(number)) for e, number in level.loads.items()}
         for e in level.order:
-            values[e] = self._evaluate(e, values)
+            values[e] = evaluate(s, e, values, self._leaf)
         for e, number in level.stores.items():
             s.store(values[e], self.tiles, self._slot(number))
         for write in level.writes:
             self._write(write, values[write.value])
 
-    def _evaluate(self, e: Expr, values: dict[Expr, Value]) -> Value:
-        s = self.s
-        match e.op:
-            case "const":
-                return s.constant(e.value)  # type: ignore[arg-type]
-            case "read":
-                assert isinstance(e.value, Read)
-                return s.load(self._place(e.value), 0, self.mask)
-            case "tile":
-                return s.load(self.tiles, self._slot(int(str(e.value))))
-        return EMITTERS[e.op](s, *(values[arg] for arg in e.args))
+    def _leaf(self, e: Expr) -> Value:
+        """Load what is read from memory or from a tile."""
+        if isinstance(e.value, Read):
+            return self.s.load(self._place(e.value), 0, self.mask)
+        return self.s.load(self.tiles, self._slot(int(str(e.value))))
 
     def _write(self, write: Write, value: Value) -> None:
         s, part = self.s, self.equations.partial.get(write)

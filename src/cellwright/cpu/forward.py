@@ -106,13 +106,18 @@ class ForwardCall:
         self.amx_ahead = self.ahead and not keep and projects_by_amx(plan, layout)
         made = self._made(rows)
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
-        self.blanks = Blanks(plan.dtype, *(one.form for one in made), kept=kept)
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
+        self.blanks = self._blanks(made)
         self.hidden, self.room = self._hidden()
         self.streams = 0 if keep else len(plan.streamed) * plan.units
         self.end = self.walk.places.end
         self.ways = [self._ways(made, stated) for stated in (False, True)]
         self.turn = 0 if self.raw else 1  # what was packed last is in the caches
+
+    def _blanks(self, made: list[_Made]) -> Blanks:
+        """Return what makes them; the kept ones come last."""
+        kept = self.kept.stop - self.kept.start
+        return Blanks(self.plan.dtype, *(one.form for one in made), kept=kept)
 
     def _made(self, rows: Rows) -> list[_Made]:
         """Return what is made anew on each call.
@@ -244,8 +249,7 @@ class ForwardCall:
         """
         layout, blanks = rows.layout, self.blanks
         if self.packed:
-            forms, kept = [one.form for one in self._made(rows)], self.kept
-            blanks = Blanks(self.plan.dtype, *forms, kept=kept.stop - kept.start)
+            blanks = self._blanks(self._made(rows))
         made = blanks()
         ways, behind = self.ways[stated]
         addresses = [*map(_address, given), *map(_address, made)]

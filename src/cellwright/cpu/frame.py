@@ -215,6 +215,7 @@ class Frame:
         self.amx = s.builder.not_(s.is_null(self.split))
         self.input_planes = s.field(struct, INPUT_PLANES, POINTER)
         self.amx_ahead = s.builder.not_(s.is_null(self.input_planes))
+        self.constants = {write.column: write.value for write in program.constants}
         self.buffers: dict[str, tuple[Value, Value, Value]] = {}
         self.matrices: dict[str, tuple[Value, Value]] = {}
         names = [buffer.name for buffer in program.buffers]

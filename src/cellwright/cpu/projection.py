@@ -82,7 +82,6 @@ def put_products(
     s, (u, vectors, valid), (r, t, size) = frame.s, block, steps
     gx, gx_step, gx_row = frame.buffers["gx"]
     biases, _, _ = frame.buffers["b"]
-    constants = {write.column for write in frame.program.constants}
     target = s.at(gx, s.mul(r, gx_row))
 
     def step(j: Value, _: list[Value]) -> None:
@@ -93,7 +92,7 @@ def put_products(
                 value = s.load(line, (tile * vectors + v) * s.lanes)
                 place = s.add(s.add(u, column), v * s.lanes)
                 mask = s.mask(valid - v * s.lanes)
-                if column in constants or not first:
+                if column in frame.constants or not first:
                     before = biases if first else out
                     value = s.builder.fadd(s.load(before, place, mask), value)
                 s.store(value, out, place, mask)

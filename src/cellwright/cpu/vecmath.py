@@ -9,11 +9,12 @@ float64 stand in ``tests/cpu/test_vecmath.py``.
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cellwright.cpu.simd import Simd, Value
+from cellwright.graph.expr import Expr
 
-__all__ = ["EMITTERS"]
+__all__ = ["EMITTERS", "evaluate"]
 
 _LOG2E, _LN2 = 1.4426950408889634, 0.6931471805599453
 # ln 2 in two parts; the first has so few bits that n times it is exact
@@ -189,3 +190,15 @@ EMITTERS: dict[str, Callable[..., Value]] = {
     "minimum": _extreme("<"),
 }
 """How each elementwise operation is emitted: (simd, operands…) → vector."""
+
+
+def evaluate(
+    s: Simd, e: Expr, values: Mapping[Expr, Value], leaf: Callable[[Expr], Value]
+) -> Value:
+    """Return the vector of an expression, given those of its operands.
+
+    ``leaf`` gives that of one that has none and is no number.
+    """
+    if e.args:
+        return EMITTERS[e.op](s, *(values[arg] for arg in e.args))
+    return s.constant(e.value) if e.op == "const" else leaf(e)  # type: ignore[arg-type]
