@@ -11,7 +11,7 @@ from cellwright.autograd.gradient import Call
 from cellwright.autograd.obstacle import obstacle
 from cellwright.autograd.operation import plan_for
 from cellwright.cpu.amx.unit import AMX_ROWS
-from cellwright.cpu.choice import projects_by_amx, projects_first, reads_raw, share_of, takes_amx
+from cellwright.cpu.choice import ForwardWay, forward_way, share_of
 from cellwright.cpu.rates import amx_rate, matrix_rate, read_rate
 from cellwright.cpu.target import host
 from cellwright.cpu.walks import Layout
@@ -159,31 +159,41 @@ def _kernel(
     plan: "Plan", number: int, layout: Layout, directions: int, keep: bool
 ) -> LayerExplanation:
     target, share = host(), share_of(plan, layout)
-    raw = reads_raw(plan, layout)
-    amx = not raw and takes_amx(plan, layout, "forward")
-    ahead = not raw and projects_first(plan, layout)
-    given = ahead and not keep and projects_by_amx(plan, layout)
-    once = plan.input_work * plan.item if ahead else 0
-    weights = plan.amx_need["forward"].planes if amx else plan.work * plan.item
+    way = forward_way(plan, layout, keep)
+    level = "amx" if way.amx else target.vector_name
+    once = plan.input_work * plan.item if way.ahead else 0
+    weights = plan.amx_need["forward"].planes if way.amx else plan.work * plan.item
     operations = 2 * layout.rows * plan.work * directions
-    by_amx = operations if amx else operations * plan.input_work // plan.work if given else 0
+    by_amx = 0
+    if way.amx:
+        by_amx = operations
+    elif way.amx_ahead:
+        by_amx = operations * plan.input_work // plan.work
     seconds = by_amx / amx_rate() if by_amx else 0.0
     seconds += (operations - by_amx) / matrix_rate(plan.dtype)
     read = ((weights - once) * layout.steps + once) * directions
     # over and over again it reads those alone that are not multiplied ahead
     rate = read_rate(max(_SMALLEST, weights - once)) * (share.threads if share.by_units else 1)
-    packed = "packed as three bfloat16 planes" if amx else "packed"
     return LayerExplanation(
         layer=number,
-        kernel=f"{plan.cell.name}_forward ({'amx' if amx else target.vector_name}, {plan.dtype})",
+        kernel=f"{plan.cell.name}_forward ({level}, {plan.dtype})",
         cause="",
-        tile=(2 * AMX_ROWS, 2 * AMX_ROWS) if amx else (target.rows, target.block(plan.dtype)),
+        tile=(2 * AMX_ROWS, 2 * AMX_ROWS) if way.amx else (target.rows, target.block(plan.dtype)),
         threads=share.threads,
         by_units=share.by_units,
-        weights=f"weights {'read as they lie' if raw else packed}",
-        input=f"input multiplied {'ahead of the walk' if ahead else 'within each step'}"
-        f"{' by AMX' if given else ''}",
+        weights=f"weights {_weights(way)}",
+        input=f"input multiplied {'ahead of the walk' if way.ahead else 'within each step'}"
+        f"{' by AMX' if way.amx_ahead else ''}",
         operations=operations,
         bytes=read,
         floor=max(seconds / share.threads, read / rate),
     )
+
+
+def _weights(way: ForwardWay) -> str:
+    """Say how the weights are read."""
+    if way.raw_walk:
+        return "read as they lie, but for the input's"
+    if way.raw:
+        return "read as they lie"
+    return "packed as three bfloat16 planes" if way.amx else "packed"

@@ -54,9 +54,12 @@ class Fences:
         self.count += 1
         return memory[_ROOM : _ROOM + size].view(shape)
 
-    def copy(self, t: Tensor) -> Tensor:
-        """Return a copy, strided alike, at an odd place of a larger tensor that may not change."""
-        room = _ROOM + 1
+    def copy(self, t: Tensor, *, aligned: bool = False) -> Tensor:
+        """Return a copy, strided alike, in a larger tensor that may not change.
+
+        It lies at an odd place, or, if ``aligned``, at the start of a cache line.
+        """
+        room = _ROOM if aligned else _ROOM + 1
         span = extent(t)  # elements of t may share memory, so it is copied as it lies
         memory = self._fenced(span.numel(), t.dtype, room)
         memory[room : room + span.numel()] = span

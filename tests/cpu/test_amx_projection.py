@@ -24,10 +24,10 @@ SPECIAL = (torch.inf, -torch.inf, torch.nan)
 def projected(monkeypatch):
     """Let all calls take them so that can."""
     plan.plan_of.cache_clear()
-    monkeypatch.setattr(forward, "takes_amx", lambda *_: False)
-    monkeypatch.setattr(forward, "reads_raw", lambda *_: False)
-    monkeypatch.setattr(forward, "projects_first", _can)
-    monkeypatch.setattr(forward, "projects_by_amx", lambda layer, _: layer.dtype == "float32")
+    monkeypatch.setattr(choice, "takes_amx", lambda *_: False)
+    monkeypatch.setattr(choice, "_reads_raw", lambda *_: False)
+    monkeypatch.setattr(choice, "_projects_first", _can)
+    monkeypatch.setattr(choice, "_projects_by_amx", lambda layer, _: layer.dtype == "float32")
     yield
     plan.plan_of.cache_clear()
 
@@ -119,12 +119,13 @@ def test_threads_that_share_rows(name):
         agree_on_two_threads(case)
 
 
-def test_layers_choose():
+def test_layers_choose(monkeypatch):
     """By what is faster: a long walk, of whose work the input is a good part."""
+    monkeypatch.undo()
 
     def takes(units, inputs, steps, dtype="float32"):
         layer = plan.plan_of(lstm, inputs, units, units, dtype, True)
-        return choice.projects_by_amx(layer, dense(steps, 1))
+        return choice._projects_by_amx(layer, dense(steps, 1))
 
     assert takes(256, 128, 100)
     assert not takes(256, 128, 100, "float64")

@@ -60,7 +60,7 @@ def test_two_threads_agree_with_one(cell, form):
 def test_threads_that_project_their_rows_ahead(cell, form):
     case = make(cell, 20, 5000, steps=6, **form)
     layer = plan.plan_of(cell, 5000, 20, 20, "float32", True)
-    assert choice.projects_first(layer, dense(*case.x.shape[:2]))
+    assert choice._projects_first(layer, dense(*case.x.shape[:2]))
     agree_on_threads(case)
 
 
@@ -79,10 +79,10 @@ def test_large_weights_are_projected_ahead_where_no_cache_holds_them(monkeypatch
     weights = 4 * 4 * 1024 * (512 + 1024)
     for cache, ahead in ((0, True), (2 * weights, True), (2 * weights + 2, False)):
         monkeypatch.setattr(choice, "shared_cache", lambda cache=cache: cache)
-        assert choice.projects_first(layer, dense(3, 32)) == ahead
+        assert choice._projects_first(layer, dense(3, 32)) == ahead
     small = plan.plan_of(lstm, 512, 512, 512, "float32", True)
     monkeypatch.setattr(choice, "shared_cache", lambda: 0)
-    assert not choice.projects_first(small, dense(3, 32))
+    assert not choice._projects_first(small, dense(3, 32))
 
 
 def agree_on_threads(case):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor, contiguous_format
 
 from cellwright.cpu.backward_products import BackwardProducts, Fill, Places, fill_in
-from cellwright.cpu.choice import share_of, takes_amx
+from cellwright.cpu.choice import share_of, takes_amx, walks_raw
 from cellwright.cpu.forward import check_memory, matrix_fields, remember, shared_kind
 from cellwright.cpu.frame import LAYOUT, PACKED, SPLIT, SUM_ROWS
 from cellwright.cpu.memory import Blanks, contiguous
@@ -53,6 +53,7 @@ class BackwardCall:
         within = any(p.source.when == "now" for stage in stages for p in stage.products)
         self.packs = self.layout.steps > 1 or within  # else there is no step to take products with
         self.amx = self.packs and takes_amx(plan, self.layout, "backward")
+        self.raw_walk = self.packs and walks_raw(plan, self.layout, "backward")
         self.sizes = self.walk.room(self.layout.batch, self.share, amx=self.amx)
         # tensors that the forward pass keeps of a direction
         self.each = len(plan.ends) + len(self.expressions)
@@ -156,7 +157,8 @@ class BackwardCall:
         width = len(self.directions) * plan.outputs
         fields[plan.cell.states[0]] = (0, *rows.distances(width))
         matrices, threads = matrix_fields(plan, walk), self.share.threads
-        return walk.struct(self.layout, d == 0, threads, fields, matrices, 1, False)
+        ways = 1, False, self.raw_walk
+        return walk.struct(self.layout, d == 0, threads, fields, matrices, *ways)
 
     def __call__(
         self,

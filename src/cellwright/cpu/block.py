@@ -4,14 +4,16 @@ from collections.abc import Callable
 from functools import partial
 
 from cellwright.cpu.constants import emit_constant
-from cellwright.cpu.frame import Frame, Part, Vector, split
+from cellwright.cpu.dot import DOT, SWEEP
+from cellwright.cpu.frame import Frame
 from cellwright.cpu.levels import levels
 from cellwright.cpu.library import library_names
-from cellwright.cpu.simd import POINTER, Value
-from cellwright.cpu.tile import DOT, groups, put_rows
+from cellwright.cpu.parts import Part, Vector, padded, split
+from cellwright.cpu.simd import I64, POINTER, Value
+from cellwright.cpu.tile import groups, put_rows
 from cellwright.graph.schedule import Product, Read, Stage
 
-__all__ = ["Block"]
+__all__ = ["Block", "emit_sweeps"]
 
 
 _TOGETHER = 1 << 14
@@ -43,12 +45,12 @@ class Block:
         alone = sorted(given - others)
         if alone:
             s.when(s.less(0, frame.ahead), lambda: self._clear(alone, count))
-        with s.builder.if_else(s.is_null(frame.packed)) as (raw, packed):
+        with s.builder.if_else(frame.raw) as (raw, packed):
             with raw:
                 if any(p.transposed for p in self.stage.products):
-                    self._clear([*range(self.stage.tiles)], count)
+                    self._swept(count)
                 else:
-                    self._start(count)
+                    s.when(s.less(frame.ahead, 1), lambda: self._start(count))
                     groups(s, count, s.target.dot_rows, partial(self._dots, row))
             with packed:
                 self._tiles(offset, row, count)
@@ -69,6 +71,21 @@ class Block:
                     s.store(zero, self._place(i, tile), v * s.lanes)
 
         s.loop(0, count, 1, row)
+
+    def _swept(self, count: Value) -> None:
+        """Take over what sweeps have summed up; without them, there is nothing to multiply."""
+        s, frame = self.s, self.frame
+        self._clear([*range(self.stage.tiles)], count)
+
+        def take(p: Product, offset: int) -> None:
+            sums = s.at(frame.packed, s.add(self.u, offset))
+            tile = self._place(s.index(0), s.index(p.tile))
+            for start in range(0, self.width, s.lanes):
+                s.store(s.builder.fadd(s.load(tile, start), s.load(sums, start)), tile, start)
+
+        with s.builder.if_then(frame.raw_walk):
+            for p, offset in _sweeps(self.stage, s.lanes):
+                take(p, offset)
 
     def _start(self, count: Value) -> None:
         """Start from the biases, which nothing else adds to weights as they lie."""
@@ -177,21 +194,36 @@ class Block:
         s, frame = self.s, self.frame
         number = s.add(size, library_names(s.target, s.dtype).index("dot_1") - 1)
         function = s.field(frame.table, number, POINTER)
-        top = s.add(row, i)
-
-        def tile(p: Product, first: Value, j: Value, _: list[Value]) -> None:
-            base, stride = frame.matrices[p.matrix]
-            j = s.builder.select(frame.downwards, s.sub(p.count - 1, j), j)
-            line = s.add(s.add(self.u, p.row), s.mul(j, self.stage.units))
-            weights = s.at(base, s.add(s.mul(line, stride), p.column))
-            args = [self._place(i, s.add(j, p.tile)), s.index(self.row_size), frame.row_table]
-            args += [weights, stride, s.index(p.depth), s.index(self.valid), first]
-            s.call_pointer(function, DOT, args)
+        top, falling = s.add(row, i), s.builder.zext(frame.downwards, I64)
 
         def tiles(p: Product, first: Value) -> None:
-            first = s.index(0) if self.constants else first
+            if self.constants:  # from which tiles start, but where the input was multiplied ahead
+                first = s.builder.select(s.less(0, frame.ahead), first, s.index(0))
             put_rows(s, frame.row_table, size, lambda r: frame.vector(p.source, s.add(top, r)))
-            s.loop(0, p.count, 1, partial(tile, p, first))
+            base, stride = frame.matrices[p.matrix]
+            weights = s.at(base, s.add(s.mul(s.add(self.u, p.row), stride), p.column))
+            args = [self._place(i, s.index(p.tile)), s.index(self.row_size), s.index(self.width)]
+            args += [frame.row_table, weights, stride, s.mul(stride, self.stage.units)]
+            args += [s.index(n) for n in (p.depth, self.valid, p.count)]
+            s.call_pointer(function, DOT, [*args, first, falling])
 
         for part in self.parts:
             self._part(part, partial(tiles, part.product))
+
+
+def _sweeps(stage: Stage, lanes: int) -> list[tuple[Product, int]]:
+    """Return a stage's products, and where in the memory for packed weights each one's sums go."""
+    return [(p, j * padded(stage.units, lanes)) for j, p in enumerate(stage.products)]
+
+
+def emit_sweeps(frame: Frame, stage: Stage) -> None:
+    """Emit a stage's products with the only row, over this thread's units, by sweeps."""
+    s = frame.s
+    start, stop = frame.share(stage.units)
+    function = s.field(frame.table, library_names(s.target, s.dtype).index("sweep"), POINTER)
+    for p, offset in _sweeps(stage, s.lanes):
+        base, stride = frame.matrices[p.matrix]
+        weights = s.at(base, s.add(s.mul(stride, p.row), p.column))
+        args = [s.at(frame.packed, offset), frame.vector(p.source, s.index(0)), weights, stride]
+        args += [s.index(p.depth), start, stop, s.builder.zext(frame.downwards, I64)]
+        s.call_pointer(function, SWEEP, args)

@@ -3,16 +3,18 @@
 Every number here was measured; ``docs/kernels.md`` says what for.
 """
 
+from collections.abc import Sequence
 from math import ceil, inf
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cellwright.cpu.amx.unit import AMX_ROWS, ROW_PLANES
+from cellwright.cpu.dot import held_vectors
 from cellwright.cpu.plan import Plan
 from cellwright.cpu.target import host, own_cache, shared_cache
 from cellwright.cpu.team import Team, team
 from cellwright.cpu.walks import Layout, Share
 
-__all__ = ["projects_by_amx", "projects_first", "reads_raw", "share_of", "takes_amx"]
+__all__ = ["ForwardWay", "forward_way", "share_of", "takes_amx", "walks_raw"]
 
 Way = Literal["forward", "backward"]
 _PROJECTED_BATCH = 2
@@ -40,7 +42,49 @@ _RAW_ROWS, _RAW_PASSES = 3, ((1 << 18, 2), (1 << 22, 4), (1 << 62, 6))
 """Calls of up to so many rows over all steps read the weights as they lie: packing would cost more.
 So do calls that go through weights of up to so many bytes up to so many times, over all steps and
 groups of rows: the less of them a core's own caches hold, the more packing costs."""
+_LINE, _ALIGNED_PASSES = 64, ((1 << 18, 5), (1 << 20, 7), (1 << 22, 11), (1 << 62, 8))
+"""The same where each row of weights has whole cache lines."""
+_RAW_FROM = 1 << 17
+"""Bytes of weights from which packing them takes as long as several steps of few rows."""
+_RAW_STEPS, _RAW_SHORT = 192, 32
+"""Up to so many steps packing costs more than it gains with one row; up to so many with several, or
+where a row of weights is shorter than what a dot holds."""
 _ALONE = Share(1, by_units=False)
+
+
+class ForwardWay(NamedTuple):
+    """How a forward call takes its products.
+
+    Attributes:
+        raw: whether all weights are read as they lie.
+        amx: whether AMX takes those of the steps.
+        ahead: whether those with the input are taken ahead of the walk.
+        amx_ahead: whether AMX takes these.
+        raw_walk: whether all other weights are read as they lie.
+    """
+
+    raw: bool
+    amx: bool
+    ahead: bool
+    amx_ahead: bool
+    raw_walk: bool
+
+
+def forward_way(plan: Plan, layout: Layout, keep: bool) -> ForwardWay:
+    """Return how a forward call takes its products.
+
+    ``keep``: whether what the backward pass needs is kept.
+    """
+    if _reads_raw(plan, layout):
+        return ForwardWay(raw=True, amx=False, ahead=False, amx_ahead=False, raw_walk=False)
+    ahead = _projects_first(plan, layout)
+    return ForwardWay(
+        raw=False,
+        amx=takes_amx(plan, layout, "forward"),
+        ahead=ahead,
+        amx_ahead=ahead and not keep and _projects_by_amx(plan, layout),
+        raw_walk=ahead and walks_raw(plan, layout, "forward"),
+    )
 
 
 def share_of(plan: Plan, layout: Layout) -> Share:
@@ -134,7 +178,7 @@ def _amx_is_faster(plan: Plan, layout: Layout, way: Way, share: Share) -> bool:
     return cycles < rows * need.work / (_VECTOR_RATE if fits else _FAR_VECTOR_RATE)
 
 
-def projects_first(plan: Plan, layout: Layout) -> bool:
+def _projects_first(plan: Plan, layout: Layout) -> bool:
     """Whether the whole input is multiplied by its weights ahead of the walk.
 
     With few rows a step reads all weights for little work, and a large product of several steps at
@@ -155,7 +199,7 @@ def projects_first(plan: Plan, layout: Layout) -> bool:
     return worth and 0 < layout.rows * plan.products_first <= _PROJECTED_BYTES
 
 
-def projects_by_amx(plan: Plan, layout: Layout) -> bool:
+def _projects_by_amx(plan: Plan, layout: Layout) -> bool:
     """Whether AMX takes the products with the input that are multiplied ahead of the walk."""
     if not host().has_amx(plan.dtype) or plan.units < _AMX_UNITS or layout.steps < _AMX_STEPS:
         return False
@@ -163,9 +207,36 @@ def projects_by_amx(plan: Plan, layout: Layout) -> bool:
     return reads >= _AMX_READS and plan.input_work >= _AMX_PART * plan.work
 
 
-def reads_raw(plan: Plan, layout: Layout) -> bool:
+def _aligned(rows: Sequence[int]) -> bool:
+    """Whether rows of so many bytes have whole cache lines."""
+    return all(n % _LINE == 0 for n in rows)
+
+
+def _reads_raw(plan: Plan, layout: Layout) -> bool:
     """Whether a call reads its weights as they lie."""
     weights = plan.work * plan.item
     passes = layout.steps * -(-layout.batch // host().dot_rows)
-    most = next(most for limit, most in _RAW_PASSES if weights < limit)
+    aligned = _aligned([*plan.state_rows, plan.inputs * plan.item])
+    table = _ALIGNED_PASSES if aligned else _RAW_PASSES
+    most = next(most for limit, most in table if weights < limit)
     return layout.counts is None and (layout.rows <= _RAW_ROWS or passes <= most)
+
+
+def walks_raw(plan: Plan, layout: Layout, way: Way) -> bool:
+    """Whether a walk reads all weights as they lie but for those of products ahead.
+
+    With few rows its steps wait for a cache whichever way the weights lie, and take a little longer
+    so; packing takes about as long as fourteen steps. A walk back reads them line by line, which is
+    slow out of a cache that is not a core's own.
+    """
+    weights = (plan.work - plan.input_work) * plan.item
+    if layout.batch == 0 or weights < _RAW_FROM or not _aligned(plan.state_rows):
+        return False
+    if way == "backward":
+        small = weights <= own_cache() // 2
+        return layout.batch == 1 and layout.steps <= _RAW_STEPS and small
+    target = host()
+    if layout.batch > target.dot_rows:
+        return False
+    long = min(plan.state_rows) >= held_vectors(target.registers) * target.bits // 8
+    return layout.steps <= (0, _RAW_SHORT, _RAW_STEPS)[long + (layout.batch == 1)]

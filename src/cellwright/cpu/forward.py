@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from cellwright.cpu.choice import projects_by_amx, projects_first, reads_raw, share_of, takes_amx
+from cellwright.cpu.choice import forward_way, share_of, takes_amx
 from cellwright.cpu.frame import INPUT_PLANES, LAYOUT, PACKED, SPLIT, TURN
 from cellwright.cpu.memory import Blanks, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import Plan, Rows
@@ -99,11 +99,8 @@ class ForwardCall:
         self.packed = layout.counts is not None
         self.directions = range(directions)
         self.width = plan.accumulators
-        self.keep, self.raw = keep, reads_raw(plan, layout)
-        self.share = share_of(plan, layout)
-        self.amx = not self.raw and takes_amx(plan, layout, "forward")
-        self.ahead = not self.raw and projects_first(plan, layout)
-        self.amx_ahead = self.ahead and not keep and projects_by_amx(plan, layout)
+        self.keep, self.share, way = keep, share_of(plan, layout), forward_way(plan, layout, keep)
+        self.raw, self.amx, self.ahead, self.amx_ahead, self.raw_walk = way
         made = self._made(rows)
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
@@ -112,7 +109,9 @@ class ForwardCall:
         self.streams = 0 if keep else len(plan.streamed) * plan.units
         self.end = self.walk.places.end
         self.ways = [self._ways(made, stated) for stated in (False, True)]
-        self.turn = 0 if self.raw else 1  # what was packed last is in the caches
+        # what was packed last is in the caches; without, it is what the last call read
+        self.lies = self.raw or self.raw_walk
+        self.turn = 0 if self.lies else 1
 
     def _blanks(self, made: list[_Made]) -> Blanks:
         """Return what makes them; the kept ones come last."""
@@ -233,8 +232,8 @@ class ForwardCall:
         width = len(self.directions) * plan.outputs
         fields[plan.cell.states[0]] = (0, *rows.distances(width))
         matrices, packed = matrix_fields(plan, walk), int(not self.raw)
-        threads = self.share.threads
-        return walk.struct(self.layout, d == 1, threads, fields, matrices, packed, self.ahead)
+        threads, ways = self.share.threads, (packed, self.ahead, self.raw_walk)
+        return walk.struct(self.layout, d == 1, threads, fields, matrices, *ways)
 
     def __call__(
         self, given: Sequence[Tensor], stated: bool, rows: Rows
@@ -269,7 +268,7 @@ class ForwardCall:
             self.walk.run(struct, self.share)
         if hidden is not None:
             self.walk.spares.put_back(hidden, large=not self.keep)
-        if self.raw:
+        if self.lies:
             self.turn = (self.turn + layout.steps) % 2
         return made[0], tuple(made[1 : self.kept.start]), made[self.kept]
 

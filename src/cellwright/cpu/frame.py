@@ -22,22 +22,24 @@ The struct (8-byte fields):
 14    1 once a weight was found that has no planes
 15    memory for planes of the input's weights and of its rows, or null; where it is there, AMX
       multiplies them ahead of the walk
-16 …  the address of each buffer, then of each weight matrix
+16    1 if weights are read as they lie though there is memory for packed ones, where each matrix
+      starts with a cache line; those of the input, multiplied ahead of the walk, are packed
+17 …  the address of each buffer, then of each weight matrix
 …     for each buffer: distance between steps, distance between rows, in elements
 …     for each weight matrix: distance between rows, in elements
 ====  =====================================================================================
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from dataclasses import dataclass
 
 from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.barrier import emit_barrier
 from cellwright.cpu.levels import levels
+from cellwright.cpu.parts import split
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.tile import TILE
-from cellwright.graph.schedule import Product, Program, Read, Stage
+from cellwright.graph.schedule import Program, Read
 
 __all__ = [
     "ADDRESSES",
@@ -45,47 +47,28 @@ __all__ = [
     "INPUT_PLANES",
     "LAYOUT",
     "PACKED",
+    "RAW",
     "REFUSED",
     "SPLIT",
     "SUM_ROWS",
     "THREADS",
     "TURN",
     "Frame",
-    "Part",
     "Place",
     "Places",
-    "Vector",
-    "depths",
     "matrices",
-    "packed_size",
-    "padded",
-    "split",
 ]
 
 LAYOUT, AHEAD, THREADS, BARRIER, TURN = range(7, 12)
-PACKED, SPLIT, REFUSED, INPUT_PLANES, ADDRESSES = range(12, 17)
+PACKED, SPLIT, REFUSED, INPUT_PLANES, RAW, ADDRESSES = range(12, 18)
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""
+_LINE = 64
+"""Bytes of a cache line."""
 _TILE_BYTES = 49152
 """Bytes that the tiles of a chunk of rows may take: as much as a large first-level cache. What they
 lose to the second level is less than what another chunk loses, which needs all weights again."""
-
-
-def depths(program: Program) -> list[int]:
-    """Return how deep each stage's packed weights are, over all its tiles."""
-    return [sum(p.depth * p.count for p in stage.products) for stage in program.stages]
-
-
-def padded(units: int, lanes: int) -> int:
-    """Round units up to whole vectors."""
-    return -(-units // lanes) * lanes
-
-
-def packed_size(program: Program, lanes: int) -> int:
-    """Return the number of elements of a program's packed weights."""
-    sizes = zip(depths(program), program.stages, strict=True)
-    return sum(depth * padded(stage.units, lanes) for depth, stage in sizes)
 
 
 def matrices(program: Program) -> list[str]:
@@ -111,62 +94,6 @@ class Places:
         self.matrices = {name: top + k for k, name in enumerate(matrices)}
         self.strides = {name: self.end + 2 * k for k, name in enumerate(buffers)}
         self.matrix_strides = {name: after + k for k, name in enumerate(matrices)}
-
-
-Vector = tuple[Read, int, bool]
-"""What weights are multiplied with, its length, and whether it may be left out."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A product or some of its tiles; ``first``: it comes first in them, so nothing is added to.
-
-    ``first_ahead`` is the same where the products with the input are left out.
-    """
-
-    product: Product
-    first: bool
-    first_ahead: bool
-
-    @property
-    def vector(self) -> Vector:
-        """What the weights are multiplied with."""
-        return self.product.source, self.product.depth, self.product.given
-
-
-_DEPTH, _PIECES = 1024, 32
-"""How deep a product goes at once: the tile's weights and the rows then stay in a core's caches.
-And into how many pieces it is cut at most, as each is code of its own."""
-
-
-def _pieces(p: Product) -> list[Product]:
-    """Cut a deep product into several that add up."""
-    count = min(-(-p.depth // _DEPTH), _PIECES)
-    cuts = [p.depth * j // count for j in range(count + 1)]
-    pieces = []
-    for start, stop in pairwise(cuts):
-        source = replace(p.source, column=p.source.column + start)
-        row, column = (p.row + start, 0) if p.transposed else (p.row, start)
-        pieces.append(replace(p, source=source, depth=stop - start, row=row, column=column))
-    return pieces
-
-
-def split(stage: Stage) -> list[Part]:
-    """Cut a stage's products where some tiles are filled for the first time and others added to."""
-    filled: set[int] = set()
-    filled_ahead: set[int] = set()
-    parts: list[Part] = []
-    for p in (piece for product in stage.products for piece in _pieces(product)):
-        tiles = range(p.tile, p.tile + p.count)
-        firsts = [(t not in filled, t not in filled_ahead) for t in tiles]
-        for (first, ahead), run in groupby(range(p.count), key=lambda j: firsts[j]):
-            chosen = list(run)
-            moved = p.row + chosen[0] * stage.units
-            cut = replace(p, tile=p.tile + chosen[0], count=len(chosen), row=moved)
-            parts.append(Part(cut, first, ahead))
-        filled.update(tiles)
-        filled_ahead.update(() if p.given else tiles)
-    return parts
 
 
 @dataclass
@@ -226,6 +153,18 @@ class Frame:
         for name, stride in places.matrix_strides.items():
             base = s.field(struct, places.matrices[name], POINTER)
             self.matrices[name] = (base, s.field(struct, stride))
+        self.raw_walk = self._raw_walk()  # whether to read as they lie what could be packed
+        self.raw = s.builder.or_(self.raw_walk, s.is_null(self.packed))
+
+    def _raw_walk(self) -> Value:
+        """Return whether that is asked for, and no vector of weights would cross cache lines."""
+        s, b = self.s, self.s.builder
+        found = b.icmp_signed("!=", s.field(self.struct, RAW), s.index(0))
+        products = (p for stage in self.program.stages for p in stage.products if not p.given)
+        for name in dict.fromkeys(p.matrix for p in products):
+            beyond = b.and_(b.ptrtoint(self.matrices[name][0], I64), s.index(_LINE - 1))
+            found = b.and_(found, b.icmp_signed("==", beyond, s.index(0)))
+        return found
 
     def by_amx(
         self, planes: Callable[[], None], vectors: Callable[[], None], *, ahead: bool = False
@@ -301,24 +240,40 @@ class Frame:
         Whole blocks come in falling order where ``downwards`` was set and holds.
         """
         s, count = self.s, units // self.block
-        choose = s.builder.select
-        thread, threads = self.thread, self.threads
-        start, stop = (
-            s.mul(choose(self.by_rows, s.index(all_), self._share(count, t)), self.block)
-            for all_, t in ((0, thread), (count, s.add(thread, 1)))
-        )
+        start, stop = self._whole_blocks(count)
 
         def each(u: Value, _: list[Value]) -> None:
             if self.downwards is not None:
-                u = choose(self.downwards, s.sub(s.sub(s.add(start, stop), self.block), u), u)
+                u = s.builder.select(
+                    self.downwards, s.sub(s.sub(s.add(start, stop), self.block), u), u
+                )
             body(u, s.target.vectors, self.block)
 
         if count:
             s.loop(start, stop, self.block, each)
         if left := units - count * self.block:
-            mine = s.builder.icmp_signed("==", s.add(thread, 1), threads)
-            last = s.builder.or_(self.by_rows, mine)
-            s.when(last, lambda: body(s.index(count * self.block), -(-left // s.lanes), left))
+            first, vectors = s.index(count * self.block), -(-left // s.lanes)
+            s.when(self._takes_rest(), lambda: body(first, vectors, left))
+
+    def share(self, units: int) -> tuple[Value, Value]:
+        """Return the first of the units that this thread's blocks have, and one past the last."""
+        start, stop = self._whole_blocks(units // self.block)
+        return start, self.s.builder.select(self._takes_rest(), self.s.index(units), stop)
+
+    def _whole_blocks(self, count: int) -> tuple[Value, Value]:
+        """Return where the first of this thread's whole blocks starts, and where the last ends."""
+        s, choose = self.s, self.s.builder.select
+        start, stop = (
+            s.mul(choose(self.by_rows, s.index(all_), self._share(count, t)), self.block)
+            for all_, t in ((0, self.thread), (count, s.add(self.thread, 1)))
+        )
+        return start, stop
+
+    def _takes_rest(self) -> Value:
+        """Return whether units that fill no block are this thread's."""
+        b = self.s.builder
+        mine = b.icmp_signed("==", self.s.add(self.thread, 1), self.threads)
+        return b.or_(self.by_rows, mine)
 
     def _share(self, count: int, thread: Value) -> Value:
         """Return where the share of a thread starts."""

@@ -11,10 +11,11 @@ from cellwright.cpu.amx.lines import LINES, ROWS, TURN, emit_lines, emit_rows, e
 from cellwright.cpu.amx.panel import PANEL, emit_panel
 from cellwright.cpu.amx.planes import PLANES, SPLIT, emit_planes, emit_split
 from cellwright.cpu.amx.unit import MATRIX, emit_matrix, emit_release, emit_setup
+from cellwright.cpu.dot import DOT, SWEEP, emit_dot, emit_sweep
 from cellwright.cpu.pack import PACK, TRANSPOSE, emit_pack, emit_transpose
 from cellwright.cpu.simd import Simd
 from cellwright.cpu.target import Target, host
-from cellwright.cpu.tile import DOT, TILE, emit_dot, emit_tile
+from cellwright.cpu.tile import TILE, emit_tile
 
 __all__ = ["Library", "library", "library_names"]
 
@@ -28,7 +29,7 @@ def _common_names(target: Target, dtype: str) -> list[str]:
     amx = ["split", "planes_units", "planes_depth", "setup", "release"]
     dots = [f"dot_{r}" for r in range(1, target.dot_rows + 1)]
     packing = ["transpose", "pack_units", "pack_depth"]
-    return [*dots, *packing, *(amx if target.has_amx(dtype) else [])]
+    return [*dots, "sweep", *packing, *(amx if target.has_amx(dtype) else [])]
 
 
 def _tile_names(target: Target, dtype: str, vectors: int) -> list[str]:
@@ -49,10 +50,11 @@ def library_names(target: Target, dtype: str) -> list[str]:
 
 
 def _emit_common(target: Target, dtype: str) -> ir.Module:
-    """Emit the dot products, the transposition, all ways of packing, and what AMX needs."""
+    """Emit the dots and the sweep, the transposition, all ways of packing, and what AMX needs."""
     module = ir.Module(f"library_{target.name}_{dtype}")
     for r in range(1, target.dot_rows + 1):
         emit_dot(Simd(module, f"dot_{r}", DOT, target, dtype), r)
+    emit_sweep(Simd(module, "sweep", SWEEP, target, dtype))
     emit_transpose(Simd(module, "transpose", TRANSPOSE, target, dtype))
     emit_pack(Simd(module, "pack_units", PACK, target, dtype), transposed=False)
     emit_pack(Simd(module, "pack_depth", PACK, target, dtype), transposed=True)

@@ -112,7 +112,7 @@ def emit_transpose(s: Simd) -> None:
     """
     source, stride, rows, columns, target, target_stride = s.function.args
     last = s.sub(rows, 1)
-    whole = s.mul(s.builder.sdiv(columns, s.index(s.lanes)), s.lanes)
+    whole = s.whole(columns)
     tail = s.dynamic_mask(s.sub(columns, whole))
 
     def group(row: Value, _: list[Value]) -> None:

@@ -208,6 +208,12 @@ class Plan:
         return self.units * self.inputs * len(self.cell.bundles.get(INPUT, ()))
 
     @cached_property
+    def state_rows(self) -> list[int]:
+        """Bytes of a row of each matrix of weights but the input's."""
+        names = [name for kind, name in self.parameters if kind == "weight" and name != INPUT]
+        return [self.width(name) * self.item for name in names]
+
+    @cached_property
     def zeros(self) -> Tensor:
         """As many zeros as a row of any buffer of a walk has."""
         return torch.zeros(

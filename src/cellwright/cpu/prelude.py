@@ -7,9 +7,10 @@ from cellwright.cpu.amx.arrangement import arrange, stage_size
 from cellwright.cpu.amx.planes import PLANES
 from cellwright.cpu.amx.projection import input_program
 from cellwright.cpu.constants import emit_constants
-from cellwright.cpu.frame import REFUSED, Frame, depths, padded, split
+from cellwright.cpu.frame import REFUSED, Frame
 from cellwright.cpu.library import library_names
 from cellwright.cpu.pack import PACK
+from cellwright.cpu.parts import depths, padded, split
 from cellwright.cpu.simd import I64, POINTER, Value
 from cellwright.graph.schedule import Product, Stage
 
@@ -66,14 +67,17 @@ def _pack_stage_planes(frame: Frame, stage: Stage, packed: Value) -> None:
 
 
 def _pack(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
-    """Lay a stage's weights out in the order in which tiles read them, but for what AMX reads."""
+    """Lay a stage's weights out in the order in which tiles read them.
+
+    Those are left out that AMX takes, or that are read as they lie.
+    """
     start = 0
     for part in split(stage):
         pack = partial(_pack_part, frame, stage, part.product, (offset, start, whole))
         if part.product.given:
             frame.by_amx(lambda: None, pack, ahead=True)
         else:
-            pack()
+            frame.s.when(frame.s.builder.not_(frame.raw), pack)
         start += part.product.depth * part.product.count
 
 

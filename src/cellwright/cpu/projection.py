@@ -4,7 +4,8 @@ With few rows a step reads all weights for little work. The products with the in
 the step before, so they are taken ahead, several steps at a time, and read their weights once.
 """
 
-from cellwright.cpu.frame import Frame, Part, depths, padded, split
+from cellwright.cpu.frame import Frame
+from cellwright.cpu.parts import Part, depths, padded, split
 from cellwright.cpu.simd import Value
 from cellwright.cpu.tile import groups, put_rows
 from cellwright.graph.schedule import Stage

@@ -81,6 +81,10 @@ class Simd:
         a, b = self.index(a), self.index(b)
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
 
+    def whole(self, count: Value) -> Value:
+        """Return how many of ``count`` elements fill whole vectors; ``count`` is not negative."""
+        return self.mul(self.builder.sdiv(self.index(count), self.index(self.lanes)), self.lanes)
+
     def less(self, a: Value, b: Value) -> Value:
         """Return a < b as an i1."""
         return self.builder.icmp_signed("<", self.index(a), self.index(b))
@@ -196,7 +200,7 @@ class Simd:
 
     def vectors(self, count: Value, body: Callable[[Value, Value], None]) -> None:
         """Call ``body(first, mask)`` for the vectors of ``count`` elements, the last one cut."""
-        whole = self.mul(self.builder.sdiv(count, self.index(self.lanes)), self.lanes)
+        whole = self.whole(count)
         self.loop(0, whole, self.lanes, lambda k, _: body(k, None))
         tail = self.dynamic_mask(self.sub(count, whole))
         self.loop(whole, count, self.lanes, lambda k, _: body(k, tail))

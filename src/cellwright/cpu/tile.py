@@ -8,11 +8,9 @@ core's caches. All matrices here are addressed in elements.
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import llvmlite.ir as ir
-
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
-__all__ = ["DOT", "FEW_ROWS", "TILE", "emit_dot", "emit_tile", "groups", "put_rows"]
+__all__ = ["FEW_ROWS", "TILE", "accumulate", "emit_tile", "groups", "put_rows"]
 
 FEW_ROWS = 2
 """Up to so many rows, reading the weights is what a step waits for. A tile alone then has too few
@@ -23,9 +21,6 @@ TILE = (POINTER, I64, POINTER, I64, POINTER, I64, I64, I64, I64, I64, POINTER, I
 between their depths; weights, the distance between their depths and between tiles; depth, number of
 tiles, whether to start from 0 (1) or to add (0); what to prefetch, and how many elements of it at
 each k."""
-DOT = (POINTER, I64, POINTER, POINTER, I64, I64, I64, I64)
-"""Arguments of a dot: results, their row stride; pointers to the rows; weights as they lie, their
-row stride, depth, number of units, whether to start from 0."""
 
 
 def emit_tile(s: Simd, rows: int, vectors: int) -> None:
@@ -59,7 +54,7 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
             for r in range(rows)
             for v in range(width)
         ]
-        _accumulate(s, sums, places, first)
+        accumulate(s, sums, places, first)
 
     def each(t: Value, _: list[Value], together: int) -> None:
         tiles(t, together)
@@ -149,7 +144,7 @@ def _merge(s: Simd, sums: Sequence[Value], sets: int) -> list[Value]:
     return merged
 
 
-def _accumulate(s: Simd, values: list[Value], places: list[Value], first: Value) -> None:
+def accumulate(s: Simd, values: list[Value], places: list[Value], first: Value) -> None:
     """Write vectors, or add them to what is there unless this is the first product."""
     fresh = s.builder.icmp_signed("!=", first, s.index(0))
     with s.builder.if_else(fresh) as (then, otherwise):
@@ -159,84 +154,3 @@ def _accumulate(s: Simd, values: list[Value], places: list[Value], first: Value)
         with otherwise:
             for value, place in zip(values, places, strict=True):
                 s.store(s.builder.fadd(s.load(place), value), place)
-
-
-_STREAMS = 4
-"""Rows that a dot reads at once: few enough for a processor to foresee each."""
-
-
-def emit_dot(s: Simd, rows: int) -> None:
-    """C[r, u] (+)= Σ_k W[u, k] A[r, k], weights as torch has them, a vector of units at a time."""
-    c, c_stride, row_table, weights, stride, depth, units, first = s.function.args
-    inputs = [s.field(row_table, r, POINTER) for r in range(rows)]
-    streams = min(_STREAMS, s.lanes)
-    ahead = s.target.dot_rows // rows  # vectors of each row at once
-    tail = s.dynamic_mask(s.builder.srem(depth, s.index(s.lanes)))
-    steps = [ahead * s.lanes, s.lanes]
-    whole = [s.mul(s.builder.sdiv(depth, s.index(step)), step) for step in steps]
-
-    def sums_from(u: Value) -> list[Value]:
-        """Return vectors to add up: of each unit for all rows, one unit after the other."""
-        last = s.sub(units, 1)  # units past the end repeat the last one; their sums are not used
-        numbers = [s.min(s.add(u, j), last) for j in range(streams)]
-        lines = [s.at(weights, s.mul(n, stride)) for n in numbers]
-
-        def step(k: Value, sums: Sequence[Value], count: int, mask: Value = None) -> list[Value]:
-            found = list(sums)
-            for v in range(count):
-                at = s.add(k, v * s.lanes)
-                columns = [s.load(a, at, mask) for a in inputs]
-                for j, line in enumerate(lines):
-                    w = s.load(line, at, mask)
-                    for r, x in enumerate(columns):
-                        n = (v * streams + j) * rows + r
-                        found[n] = s.fma(w, x, found[n])
-            return found
-
-        sums = [s.constant(0.0)] * (ahead * streams * rows)
-        sums = s.loop(0, whole[0], steps[0], lambda k, found: step(k, found, ahead), sums)
-        sums = _merge(s, sums, ahead)
-        sums = s.loop(whole[0], whole[1], s.lanes, lambda k, found: step(k, found, 1), sums)
-        return s.loop(whole[1], depth, s.lanes, lambda k, found: step(k, found, 1, tail), sums)
-
-    width = rows * s.lanes  # of the sums of one unit
-    memory = s.reserve(s.scalar, s.lanes * width)
-
-    def group(u: Value, _: list[Value]) -> None:
-        """Leave the sums of all units in memory, as they outnumber registers; add each one up."""
-
-        def some(j: Value, _: list[Value]) -> None:
-            for n, value in enumerate(sums_from(s.add(u, j))):
-                s.store(value, s.at(memory, s.mul(j, width)), n * s.lanes)
-
-        def row(r: Value, _: list[Value]) -> None:
-            own = s.at(memory, s.mul(r, s.lanes))
-            result = _transposed_sum(s, [s.load(own, j * width) for j in range(s.lanes)])
-            _accumulate(s, [result], [s.at(c, s.add(u, s.mul(c_stride, r)))], first)
-
-        s.loop(0, s.lanes, streams, some)
-        s.loop(0, rows, 1, row)
-
-    s.loop(0, units, s.lanes, group)
-    s.finish()
-
-
-def _exchange(s: Simd, a: Value, b: Value, distance: int) -> tuple[Value, Value]:
-    """Return (lanes of a where the bit is clear, of b where set) and the same of their partners."""
-    lanes = range(s.lanes)
-    kind = ir.VectorType(ir.IntType(32), s.lanes)
-    own = [lane if not lane & distance else s.lanes + lane for lane in lanes]
-    other = [index ^ distance for index in own]
-    pick = s.builder.shuffle_vector
-    return pick(a, b, ir.Constant(kind, own)), pick(a, b, ir.Constant(kind, other))
-
-
-def _transposed_sum(s: Simd, vectors: Sequence[Value]) -> Value:
-    """Return the vector whose lane j is the sum over the lanes of ``vectors[j]``."""
-    current = list(vectors)
-    distance = s.lanes // 2
-    while distance:
-        pairs = [_exchange(s, current[j], current[j + distance], distance) for j in range(distance)]
-        current = [s.builder.fadd(own, other) for own, other in pairs]
-        distance //= 2
-    return current[0]

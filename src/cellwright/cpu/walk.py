@@ -5,9 +5,10 @@ import llvmlite.ir as ir
 from cellwright.cpu.amx.arrangement import stage_size
 from cellwright.cpu.amx.block import WalkProducts
 from cellwright.cpu.amx.projection import emit_amx_projection
-from cellwright.cpu.block import Block
+from cellwright.cpu.block import Block, emit_sweeps
 from cellwright.cpu.equations import Equations
-from cellwright.cpu.frame import INPUT_PLANES, REFUSED, SPLIT, Frame, depths, padded
+from cellwright.cpu.frame import INPUT_PLANES, REFUSED, SPLIT, Frame
+from cellwright.cpu.parts import depths, padded
 from cellwright.cpu.prelude import emit_prelude
 from cellwright.cpu.projection import emit_projection
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
@@ -97,6 +98,8 @@ class _Walk:
         """
         frame, s, amx = self.frame, self.s, self.amx
         frame.if_amx(lambda: amx.split(stage))
+        if any(p.transposed for p in stage.products):
+            s.when(frame.raw_walk, lambda: emit_sweeps(frame, stage))
 
         def chunks(u: Value, vectors: int, valid: int) -> None:
             def chunk(row: Value, _: list[Value]) -> None:

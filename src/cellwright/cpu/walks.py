@@ -21,10 +21,10 @@ from cellwright.cpu.frame import (
     THREADS,
     Places,
     matrices,
-    packed_size,
 )
 from cellwright.cpu.library import library
 from cellwright.cpu.memory import spares
+from cellwright.cpu.parts import packed_size
 from cellwright.cpu.product import MEMORY, TABLE, emit_products, scratch_size, shares_of
 from cellwright.cpu.target import host
 from cellwright.cpu.team import WALK, Team, team
@@ -202,7 +202,7 @@ class Walk:
         weights: Mapping[str, Field],
         packed: int,
         ahead: bool,
-        split: int = 0,
+        raw: bool,
     ) -> "array[int]":
         """Return what the machine code reads.
 
@@ -214,10 +214,10 @@ class Walk:
             weights: where each matrix lies.
             packed: address of memory for the packed weights, or 0 to read the weights as they lie.
             ahead: take the products with the input ahead of the walk, into the buffer ``gx``.
-            split: address of memory for the rows' planes, or 0 to take products without AMX.
+            raw: read weights as they lie, but for those of products ahead.
         """
         struct = [*layout.fields(reverse, threads), self._library.table]
-        struct += (int(ahead), threads, 0, 0, packed, split, 0, 0)
+        struct += (int(ahead), threads, 0, 0, packed, 0, 0, 0, int(raw))
         struct += [fields[name][0] for name in self.names]
         struct += [weights[name][0] for name in self.matrices]
         for name in self.names:

@@ -1,0 +1,195 @@
+"""Products with weights as they lie, which spare a call the time that packing takes.
+
+A dot multiplies each unit's row of weights by rows and adds it up. A sweep, for one row, adds up
+rows of weights themselves.
+"""
+
+from collections.abc import Sequence
+
+import llvmlite.ir as ir
+
+from cellwright.cpu.simd import I32, I64, POINTER, Simd, Value
+from cellwright.cpu.tile import accumulate
+
+__all__ = ["DOT", "SWEEP", "emit_dot", "emit_sweep", "held_vectors"]
+
+DOT = (POINTER, I64, I64, POINTER, POINTER, I64, I64, I64, I64, I64, I64, I64)
+"""Arguments of a dot: results, their row stride, the distance between tiles; pointers to the rows;
+weights, their row stride, the distance between tiles; depth, number of units, number of tiles;
+whether to start from 0; whether the last ones come first."""
+SWEEP = (POINTER, POINTER, POINTER, I64, I64, I64, I64, I64)
+"""Arguments of a sweep: results; a row; weights, their row stride; depth; the first unit and one
+past the last, whole vectors; whether the last ones come first."""
+_TOGETHER = 4
+"""Rows of weights that a dot reads at once, neighbours in memory: few enough for a processor to
+foresee each, and with one row as many sums as let it keep pace with a second-level cache."""
+
+
+def held_vectors(registers: int) -> int:
+    """Return how many vectors of a single row a dot holds in registers while it meets all units."""
+    return registers // 2
+
+
+def emit_dot(s: Simd, rows: int) -> None:
+    """C[r, u] (+)= Σ_k W[u, k] A[r, k], weights as torch has them, a vector of units at a time."""
+    _Dot(s, rows).emit()
+
+
+class _Dot:
+    def __init__(self, s: Simd, rows: int) -> None:
+        self.s, self.rows = s, rows
+        self.c, self.c_stride, self.pitch, row_table, *more = s.function.args
+        self.weights, self.stride, self.jump, self.depth, self.units, self.tiles, *more = more
+        self.first, falling = more
+        self.falling = s.builder.icmp_signed("!=", falling, s.index(0))
+        self.inputs = [s.field(row_table, r, POINTER) for r in range(rows)]
+        self.together = min(_TOGETHER, s.lanes)
+        self.parts = s.lanes // self.together
+        self.memory = s.reserve(s.vector, rows * self.parts)
+        self.whole_depth = s.whole(self.depth)
+        self.tail = s.dynamic_mask(s.sub(self.depth, self.whole_depth))
+
+    def emit(self) -> None:
+        """Emit a loop over whole vectors of units for a row that is held, and one for the rest."""
+        s, here = self.s, self.s.builder.block
+        done: Value = s.index(0)
+        if self.rows == 1:
+            held, whole = held_vectors(s.target.registers), s.whole(self.units)
+            with s.builder.if_then(s.less(held * s.lanes - 1, self.depth)):
+                row = [s.load(self.inputs[0], v * s.lanes) for v in range(held)]
+                self._tiles(s.index(0), whole, row)
+                there = s.builder.block
+            done = s.builder.phi(I64)
+            done.add_incoming(s.index(0), here)
+            done.add_incoming(whole, there)
+        self._tiles(done, self.units, [])
+        s.finish()
+
+    def _tiles(self, start: Value, stop: Value, held: Sequence[Value]) -> None:
+        """Emit the units of all tiles from ``start`` on: whole vectors if ``held``."""
+        s, choose = self.s, self.s.builder.select
+        both_ends = s.add(start, s.whole(s.sub(stop, 1)))
+
+        def tile(t: Value, _: list[Value]) -> None:
+            t = choose(self.falling, s.sub(s.sub(self.tiles, 1), t), t)
+            weights = s.at(self.weights, s.mul(t, self.jump))
+            results = s.at(self.c, s.mul(t, self.pitch))
+
+            def group(u: Value, _: list[Value]) -> None:
+                u = choose(self.falling, s.sub(both_ends, u), u)
+                sums = self._held(weights, u, held) if held else self._any(weights, u)
+                out = s.at(results, u)
+                places = [s.at(out, s.mul(self.c_stride, r)) for r in range(self.rows)]
+                accumulate(s, sums, places, self.first)
+
+            s.loop(start, stop, s.lanes, group)
+
+        s.loop(0, self.tiles, 1, tile)
+
+    def _held(self, weights: Value, u: Value, held: Sequence[Value]) -> list[Value]:
+        """Return the sums of a vector of units for a row whose first vectors are held."""
+        s, found = self.s, []
+        for j in range(0, s.lanes, self.together):
+            first = s.at(weights, s.mul(s.add(u, j), self.stride))
+            lines = [s.at(first, s.mul(self.stride, n)) for n in range(self.together)]
+            found += self._some(lines, held)
+        return [_transposed_sum(s, found, self.together)]
+
+    def _any(self, weights: Value, u: Value) -> list[Value]:
+        """Return the sums of a vector of units for each row, of which any number may exist."""
+        s, last = self.s, self.s.sub(self.units, 1)
+
+        def some(j: Value, _: list[Value]) -> None:
+            # units past the end repeat the last one; their sums are not used
+            numbers = [s.min(s.add(s.add(u, j), n), last) for n in range(self.together)]
+            lines = [s.at(weights, s.mul(n, self.stride)) for n in numbers]
+            part = s.builder.udiv(j, s.index(self.together))
+            for r, value in enumerate(self._some(lines, [])):
+                s.store(value, self.memory, s.mul(s.add(part, r * self.parts), s.lanes))
+
+        s.loop(0, s.lanes, self.together, some)
+        places = [range(r * self.parts, (r + 1) * self.parts) for r in range(self.rows)]
+        found = [[s.load(self.memory, n * s.lanes) for n in row] for row in places]
+        return [_transposed_sum(s, row, self.together) for row in found]
+
+    def _some(self, lines: Sequence[Value], held: Sequence[Value]) -> list[Value]:
+        """Multiply some rows of weights; return a vector of sums in parts for each row."""
+        s, n = self.s, len(lines)
+
+        def step(
+            at: Value, vectors: Sequence[Value], sums: list[Value], mask: Value
+        ) -> list[Value]:
+            weights = [s.load(line, at, mask) for line in lines]
+            pairs = [(w, x) for x in vectors for w in weights]
+            return [s.fma(w, x, before) for (w, x), before in zip(pairs, sums, strict=True)]
+
+        def load(k: Value, sums: list[Value], mask: Value = None) -> list[Value]:
+            return step(k, [s.load(a, k, mask) for a in self.inputs], sums, mask)
+
+        sums = [s.constant(0.0)] * (n * self.rows)
+        for v, vector in enumerate(held):
+            sums = step(v * s.lanes, [vector], sums, None)
+        sums = s.loop(len(held) * s.lanes, self.whole_depth, s.lanes, load, sums)
+        sums = s.loop(
+            self.whole_depth, self.depth, s.lanes, lambda k, found: load(k, found, self.tail), sums
+        )
+        return [_transposed_sum(s, sums[r * n : (r + 1) * n], 1) for r in range(self.rows)]
+
+
+def _transposed_sum(s: Simd, vectors: Sequence[Value], distance: int) -> Value:
+    """Return one vector for several: lanes so far apart or more are added up, each vector's apart.
+
+    With all vectors that a vector has lanes, and 1, lane j of it is the sum of ``vectors[j]``.
+    """
+    current = list(vectors)
+    while len(current) > 1:
+        pairs = zip(current[::2], current[1::2], strict=True)
+        current = [_exchanged_sum(s, a, b, distance) for a, b in pairs]
+        distance *= 2
+    return current[0]
+
+
+def _exchanged_sum(s: Simd, a: Value, b: Value, distance: int) -> Value:
+    """Return lanes of a where the bit is clear, of b where it is set, plus their partners."""
+    lanes = range(s.lanes)
+    bits = ir.Constant(
+        ir.VectorType(ir.IntType(1), s.lanes), [int(n & distance > 0) for n in lanes]
+    )
+    partners = ir.Constant(ir.VectorType(I32, s.lanes), [n ^ distance for n in lanes])
+    own, other = s.builder.select(bits, b, a), s.builder.select(bits, a, b)
+    return s.builder.fadd(own, s.builder.shuffle_vector(other, other, partners))
+
+
+def emit_sweep(s: Simd) -> None:
+    """C[u] = Σ_k A[k] W[k, u] for one row, over as many units at once as registers hold sums of.
+
+    So the memory of weights is read in its order, or in the opposite one.
+    """
+    c, row, weights, stride, depth, start, stop, falling = s.function.args
+    turned, choose = s.builder.icmp_signed("!=", falling, s.index(0)), s.builder.select
+
+    def groups(start: Value, end: Value, vectors: int) -> None:
+        width = vectors * s.lanes
+
+        def group(u: Value, _: list[Value]) -> None:
+            u = choose(turned, s.sub(s.sub(s.add(start, end), width), u), u)
+            first = s.at(weights, u)
+
+            def step(k: Value, sums: list[Value]) -> list[Value]:
+                k = choose(turned, s.sub(s.sub(depth, 1), k), k)
+                line, a = s.at(first, s.mul(k, stride)), s.splat(row, k)
+                return [s.fma(s.load(line, v * s.lanes), a, sums[v]) for v in range(vectors)]
+
+            sums = s.loop(0, depth, 1, step, [s.constant(0.0)] * vectors)
+            for v, value in enumerate(sums):
+                s.store(value, c, s.add(u, v * s.lanes))
+
+        s.loop(start, end, width, group)
+
+    vectors = s.target.registers // 2
+    while vectors:
+        width = vectors * s.lanes
+        end = s.add(start, s.mul(s.builder.sdiv(s.sub(stop, start), s.index(width)), width))
+        groups(start, end, vectors)
+        start, vectors = end, vectors // 2
+    s.finish()

@@ -1,0 +1,185 @@
+"""Walks that read weights as they lie, though their input is multiplied ahead."""
+
+from functools import partial
+
+import pytest
+import torch
+from tests.cpu.agreement import FORMS, apply, compare, make, results, run
+from tests.cpu.cells import BUNDLED, CELLS, NARROW
+from tests.cpu.fences import Fences
+from tests.cpu.test_amx_projection import agree
+from tests.cpu.test_threads import everything, same
+from tests.tolerance import assert_close
+
+from cellwright.cells import gru, lstm, rnn_tanh
+from cellwright.cpu import backward, choice, plan
+from cellwright.cpu.dot import held_vectors
+from cellwright.cpu.target import host, own_cache
+from cellwright.cpu.walks import dense
+
+FEW = [form for form, options in FORMS.items() if options.get("batch", 5) < 5]
+SPECIAL = (torch.inf, -torch.inf, torch.nan)
+
+
+@pytest.fixture(autouse=True)
+def raw(monkeypatch):
+    """Let all calls take that way that can, however small they are."""
+    plan.plan_of.cache_clear()
+    monkeypatch.setattr(choice, "_reads_raw", lambda *_: False)
+    monkeypatch.setattr(choice, "_projects_first", _can)
+    for module in (choice, backward):
+        monkeypatch.setattr(module, "walks_raw", _could)
+    yield
+    plan.plan_of.cache_clear()
+
+
+def _can(layer, layout):
+    return layer.products_first > 0 and layout.counts is None
+
+
+def _could(layer, layout, way):
+    rows = 1 if way == "backward" else host().dot_rows
+    return 0 < layout.batch <= rows and choice._aligned(layer.state_rows)
+
+
+def takes(case, way="forward"):
+    """Whether a case goes that way."""
+    outputs = case.weights[0].output_size(case.hidden)
+    dtype, biased = str(case.x.dtype).removeprefix("torch."), bool(case.weights[0].form.biases)
+    layer = plan.plan_of(case.cell, case.x.shape[-1], case.hidden, outputs, dtype, biased)
+    layout = dense(*case.x.shape[:2])
+    if way == "forward":
+        return choice.forward_way(layer, layout, keep=True).raw_walk
+    return choice.walks_raw(layer, layout, "backward")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("form", FEW)
+def test_forms(name, form, dtype):
+    case = make(CELLS[name], 32, 5, dtype=dtype, **FORMS[form])
+    assert takes(case)
+    assert takes(case, "backward") == (case.x.shape[1] == 1)
+    compare(case)
+
+
+@pytest.mark.parametrize("cell", BUNDLED, ids=lambda c: c.name)
+@pytest.mark.parametrize("hidden", [16, 48, 80, 112, 256, 272, 528])
+def test_sizes(cell, hidden):
+    """Whole and part blocks of units; rows that a dot holds whole, in part or not at all."""
+    for form in ("one row", "two rows, both ways"):
+        case = make(cell, hidden, 3, **FORMS[form])
+        assert takes(case)
+        compare(case)
+
+
+@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize(("hidden", "outputs"), [(32, 16), (48, 272), (1120, 16)])
+def test_narrow_outputs(name, hidden, outputs):
+    case = make(NARROW[name], hidden, 3, outputs=outputs, **FORMS["one row"])
+    assert takes(case, "backward")
+    compare(case)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "two_stages"])
+def test_weights_that_start_within_a_cache_line(name):
+    """They are packed after all; the results are the same but for rounding."""
+    for form in ("one row", "two rows, both ways"):
+        case = make(CELLS[name], 48, 3, **FORMS[form])
+        compare(apply(case, _moved))
+
+
+def _moved(t):
+    """Return a copy that starts four bytes or eight behind the start of a cache line."""
+    memory = t.new_empty(t.numel() + 1)[1:]
+    return memory.copy_(t.reshape(-1)).view(t.shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("hidden", [16, 48, 336])
+@pytest.mark.parametrize("name", ["lstm", "gru", "mgu", "two_stages"])
+def test_fences(name, hidden, dtype, monkeypatch):
+    plan.plan_of.cache_clear()
+    fences = Fences()
+    fences.install(monkeypatch)
+    for form in ("one row", "two rows, both ways"):
+        case = make(CELLS[name], hidden, 3, dtype=dtype, **FORMS[form])
+        compare(apply(case, partial(fences.copy, aligned=True)))
+        fences.check()
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh", "peephole", "two_stages"])
+@pytest.mark.parametrize("form", ["one row", "two rows, both ways"])
+def test_threads_that_share_units(name, form, monkeypatch):
+    monkeypatch.setattr(choice, "_UNITS_FROM", 0)  # as for weights of many MiB
+    case = make(CELLS[name], 336, 17, **FORMS[form])
+    expected, count = everything(case), len(results(case))
+    try:
+        for threads in (2, 3):
+            torch.set_num_threads(threads)
+            layer = plan.plan_of(case.cell, 17, 336, 336, "float32", True)
+            assert choice.share_of(layer, dense(*case.x.shape[:2])) == (threads, True)
+            found = everything(case)
+            assert same(found[:count], expected[:count])
+            for ours, alone in zip(found, expected, strict=True):
+                assert_close(ours, alone)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_second_call_starts_where_the_first_ended_and_finds_the_same():
+    case = make(lstm, 48, 3, batch=1, steps=5)
+    with torch.no_grad():
+        first, second = results(case), results(case)
+    for name, expected in first.items():
+        assert torch.equal(second[name], expected)
+
+
+@pytest.mark.skipif(not host().has_amx("float32"), reason="this machine has no AMX")
+@pytest.mark.parametrize("name", ["lstm", "gru", "two_stages"])
+def test_amx_takes_the_input_ahead(name, monkeypatch):
+    monkeypatch.setattr(choice, "_projects_by_amx", lambda *_: True)
+    for form in ("one row", "two rows, both ways"):
+        agree(make(CELLS[name], 48, 20, **FORMS[form]))
+
+
+@pytest.mark.parametrize("value", SPECIAL, ids=str)
+def test_special_values(value):
+    """They come through as they do from packed weights."""
+    for of in ("x", "bundles.hidden.0"):
+        case = make(lstm, 48, 3, batch=1, steps=6, given=False)
+        changed = case.x if of == "x" else case.weights[0].tensors[1]
+        changed.view(-1)[changed.numel() // 2] = value
+        cotangents = {"output": torch.randn(6, 1, 48)}
+        found = run(case, cotangents)
+        expected = run(apply(case, _moved), cotangents)
+        for ours, right in zip(found, expected, strict=True):
+            for name, tensor in right.items():
+                assert torch.equal(ours[name].isnan(), tensor.isnan()), f"{name}, {of}"
+                assert_close(ours[name].nan_to_num(), tensor.nan_to_num(), name)
+
+
+def test_layers_choose(monkeypatch):
+    """By steps, rows and sizes: packing takes as long as some steps of few rows."""
+    monkeypatch.undo()
+
+    def ways(cell, units, steps, batch=1, inputs=128):
+        layer = plan.plan_of(cell, inputs, units, units, "float32", True)
+        layout = dense(steps, batch)
+        back = choice.walks_raw(layer, layout, "backward")
+        return choice.forward_way(layer, layout, keep=False).raw_walk, back
+
+    held = held_vectors(host().registers) * host().bits // 32
+    long, short = max(held, 256), held - 16
+    assert ways(rnn_tanh, long, choice._RAW_STEPS)[0]
+    assert not ways(rnn_tanh, long, choice._RAW_STEPS + 1)[0]
+    assert not ways(rnn_tanh, long + 1, 100)[0]
+    if 4 * 4 * short * short >= choice._RAW_FROM:
+        assert ways(lstm, short, choice._RAW_SHORT)[0]
+        assert not ways(lstm, short, choice._RAW_SHORT + 1)[0]
+    assert ways(gru, long, choice._RAW_SHORT, 2)[0]
+    assert not ways(gru, long, choice._RAW_SHORT + 1, 2)[0]
+    assert not ways(rnn_tanh, 64, 20)[0]
+    assert ways(rnn_tanh, long, 100)[1] == (4 * long * long <= own_cache() // 2)
+    assert not ways(rnn_tanh, long, 100, 2)[1]
+    assert not ways(rnn_tanh, 8 * long, 20, 2)[1]
