@@ -46,7 +46,7 @@ _LINE, _ALIGNED_PASSES = 64, ((1 << 18, 5), (1 << 20, 7), (1 << 22, 11), (1 << 6
 """The same where each row of weights has whole cache lines."""
 _RAW_FROM = 1 << 17
 """Bytes of weights from which packing them takes as long as several steps of few rows."""
-_RAW_STEPS, _RAW_SHORT = 192, 32
+_RAW_STEPS, _RAW_SHORT = 192, 48
 """Up to so many steps packing costs more than it gains with one row; up to so many with several, or
 where a row of weights is shorter than what a dot holds."""
 _ALONE = Share(1, by_units=False)
@@ -238,5 +238,6 @@ def walks_raw(plan: Plan, layout: Layout, way: Way) -> bool:
     target = host()
     if layout.batch > target.dot_rows:
         return False
-    long = min(plan.state_rows) >= held_vectors(target.registers) * target.bits // 8
+    held, _ = held_vectors(target.registers)
+    long = min(plan.state_rows) >= held * target.bits // 8
     return layout.steps <= (0, _RAW_SHORT, _RAW_STEPS)[long + (layout.batch == 1)]

@@ -5,6 +5,7 @@ rows of weights themselves.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import llvmlite.ir as ir
 
@@ -25,9 +26,12 @@ _TOGETHER = 4
 foresee each, and with one row as many sums as let it keep pace with a second-level cache."""
 
 
-def held_vectors(registers: int) -> int:
-    """Return how many vectors of a single row a dot holds in registers while it meets all units."""
-    return registers // 2
+def held_vectors(registers: int) -> tuple[int, int]:
+    """Return how many vectors of a single row a dot holds in registers while it meets all units.
+
+    The first number if the row is so long, else the second; a shorter one is read again and again.
+    """
+    return registers // 2, registers // 4
 
 
 def emit_dot(s: Simd, rows: int) -> None:
@@ -50,19 +54,22 @@ class _Dot:
         self.tail = s.dynamic_mask(s.sub(self.depth, self.whole_depth))
 
     def emit(self) -> None:
-        """Emit a loop over whole vectors of units for a row that is held, and one for the rest."""
-        s, here = self.s, self.s.builder.block
-        done: Value = s.index(0)
-        if self.rows == 1:
-            held, whole = held_vectors(s.target.registers), s.whole(self.units)
+        """Emit loops over whole vectors of units for a row that is held, and one for the rest."""
+        s, whole = self.s, self.s.whole(self.units)
+        rest, starts = s.builder.append_basic_block("rest"), list[tuple[Value, Any]]()
+        for held in held_vectors(s.target.registers) if self.rows == 1 else ():
             with s.builder.if_then(s.less(held * s.lanes - 1, self.depth)):
                 row = [s.load(self.inputs[0], v * s.lanes) for v in range(held)]
                 self._tiles(s.index(0), whole, row)
-                there = s.builder.block
-            done = s.builder.phi(I64)
-            done.add_incoming(s.index(0), here)
-            done.add_incoming(whole, there)
-        self._tiles(done, self.units, [])
+                starts.append((whole, s.builder.block))
+                s.builder.branch(rest)
+        starts.append((s.index(0), s.builder.block))
+        s.builder.branch(rest)
+        s.builder.position_at_end(rest)
+        start = s.builder.phi(I64)
+        for value, before in starts:
+            start.add_incoming(value, before)
+        self._tiles(start, self.units, [])
         s.finish()
 
     def _tiles(self, start: Value, stop: Value, held: Sequence[Value]) -> None:
