@@ -13,11 +13,10 @@ from tests.tolerance import assert_close
 
 from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.cpu import backward, choice, plan
-from cellwright.cpu.dot import held_vectors
 from cellwright.cpu.target import host, own_cache
 from cellwright.cpu.walks import dense
 
-FEW = [form for form, options in FORMS.items() if options.get("batch", 5) < 5]
+FEW = [form for form, options in FORMS.items() if options.get("batch", 5) <= host().dot_rows]
 SPECIAL = (torch.inf, -torch.inf, torch.nan)
 
 
@@ -169,14 +168,12 @@ def test_layers_choose(monkeypatch):
         back = choice.walks_raw(layer, layout, "backward")
         return choice.forward_way(layer, layout, keep=False).raw_walk, back
 
-    held = held_vectors(host().registers)[0] * host().bits // 32
-    long, short = max(held, 256), held - 16
+    long, short = choice._RAW_ROW // 4, choice._RAW_ROW // 4 - 16
     assert ways(rnn_tanh, long, choice._RAW_STEPS)[0]
     assert not ways(rnn_tanh, long, choice._RAW_STEPS + 1)[0]
     assert not ways(rnn_tanh, long + 1, 100)[0]
-    if 4 * 4 * short * short >= choice._RAW_FROM:
-        assert ways(lstm, short, choice._RAW_SHORT)[0]
-        assert not ways(lstm, short, choice._RAW_SHORT + 1)[0]
+    assert ways(lstm, short, choice._RAW_SHORT)[0]
+    assert not ways(lstm, short, choice._RAW_SHORT + 1)[0]
     assert ways(gru, long, choice._RAW_SHORT, 2)[0]
     assert not ways(gru, long, choice._RAW_SHORT + 1, 2)[0]
     assert not ways(rnn_tanh, 64, 20)[0]

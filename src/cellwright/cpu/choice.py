@@ -8,7 +8,6 @@ from math import ceil, inf
 from typing import Literal, NamedTuple
 
 from cellwright.cpu.amx.unit import AMX_ROWS, ROW_PLANES
-from cellwright.cpu.dot import held_vectors
 from cellwright.cpu.plan import Plan
 from cellwright.cpu.target import host, own_cache, shared_cache
 from cellwright.cpu.team import Team, team
@@ -46,9 +45,9 @@ _LINE, _ALIGNED_PASSES = 64, ((1 << 18, 5), (1 << 20, 7), (1 << 22, 11), (1 << 6
 """The same where each row of weights has whole cache lines."""
 _RAW_FROM = 1 << 17
 """Bytes of weights from which packing them takes as long as several steps of few rows."""
-_RAW_STEPS, _RAW_SHORT = 192, 48
+_RAW_STEPS, _RAW_SHORT, _RAW_ROW = 192, 48, 1 << 10
 """Up to so many steps packing costs more than it gains with one row; up to so many with several, or
-where a row of weights is shorter than what a dot holds."""
+where rows of weights have fewer bytes."""
 _ALONE = Share(1, by_units=False)
 
 
@@ -235,9 +234,7 @@ def walks_raw(plan: Plan, layout: Layout, way: Way) -> bool:
     if way == "backward":
         small = weights <= own_cache() // 2
         return layout.batch == 1 and layout.steps <= _RAW_STEPS and small
-    target = host()
-    if layout.batch > target.dot_rows:
+    if layout.batch > host().dot_rows:
         return False
-    held, _ = held_vectors(target.registers)
-    long = min(plan.state_rows) >= held * target.bits // 8
+    long = min(plan.state_rows) >= _RAW_ROW
     return layout.steps <= (0, _RAW_SHORT, _RAW_STEPS)[long + (layout.batch == 1)]
