@@ -8,7 +8,7 @@ from tests.cpu.agreement import FORMS, apply, compare, make, results, run
 from tests.cpu.cells import BUNDLED, CELLS, NARROW
 from tests.cpu.fences import Fences
 from tests.cpu.test_amx_projection import agree
-from tests.cpu.test_threads import everything, same
+from tests.cpu.test_threads import everything, layout_of, same
 from tests.tolerance import assert_close
 
 from cellwright.cells import gru, lstm, rnn_tanh
@@ -16,7 +16,7 @@ from cellwright.cpu import backward, choice, plan
 from cellwright.cpu.target import host, own_cache
 from cellwright.cpu.walks import dense
 
-FEW = [form for form, options in FORMS.items() if options.get("batch", 5) <= host().dot_rows]
+FEW = [form for form in FORMS if layout_of(make(**FORMS[form])).batch <= host().dot_rows]
 SPECIAL = (torch.inf, -torch.inf, torch.nan)
 
 
@@ -33,7 +33,8 @@ def raw(monkeypatch):
 
 
 def _can(layer, layout):
-    return layer.products_first > 0 and layout.counts is None
+    shared = choice._shares_rows(choice.share_of(layer, layout))
+    return layer.products_first > 0 and (layout.counts is None or not shared)
 
 
 def _could(layer, layout, way):
@@ -46,7 +47,7 @@ def takes(case, way="forward"):
     outputs = case.weights[0].output_size(case.hidden)
     dtype, biased = str(case.x.dtype).removeprefix("torch."), bool(case.weights[0].form.biases)
     layer = plan.plan_of(case.cell, case.x.shape[-1], case.hidden, outputs, dtype, biased)
-    layout = dense(*case.x.shape[:2])
+    layout = layout_of(case)
     if way == "forward":
         return choice.forward_way(layer, layout, keep=True).raw_walk
     return choice.walks_raw(layer, layout, "backward")
@@ -58,7 +59,7 @@ def takes(case, way="forward"):
 def test_forms(name, form, dtype):
     case = make(CELLS[name], 32, 5, dtype=dtype, **FORMS[form])
     assert takes(case)
-    assert takes(case, "backward") == (case.x.shape[1] == 1)
+    assert takes(case, "backward") == (layout_of(case).batch == 1)
     compare(case)
 
 
@@ -108,7 +109,7 @@ def test_fences(name, hidden, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh", "peephole", "two_stages"])
-@pytest.mark.parametrize("form", ["one row", "two rows, both ways"])
+@pytest.mark.parametrize("form", ["one row", "two rows, both ways", "packed, zeros, both ways"])
 def test_threads_that_share_units(name, form, monkeypatch):
     monkeypatch.setattr(choice, "_UNITS_FROM", 0)  # as for weights of many MiB
     case = make(CELLS[name], 336, 17, **FORMS[form])
@@ -117,7 +118,7 @@ def test_threads_that_share_units(name, form, monkeypatch):
         for threads in (2, 3):
             torch.set_num_threads(threads)
             layer = plan.plan_of(case.cell, 17, 336, 336, "float32", True)
-            assert choice.share_of(layer, dense(*case.x.shape[:2])) == (threads, True)
+            assert choice.share_of(layer, layout_of(case)) == (threads, True)
             found = everything(case)
             assert same(found[:count], expected[:count])
             for ours, alone in zip(found, expected, strict=True):

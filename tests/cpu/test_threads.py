@@ -64,6 +64,23 @@ def test_threads_that_project_their_rows_ahead(cell, form):
     agree_on_threads(case)
 
 
+@pytest.mark.parametrize("cell", [lstm, gru], ids=lambda c: c.name)
+@pytest.mark.parametrize("hidden", [20, 330])
+def test_packed_rows_are_projected_ahead(cell, hidden):
+    """All in the order of memory, so not where threads have rows of their own."""
+    case = make(cell, hidden, 100_000 // hidden, lengths=(6, 4, 4, 1), directions=2)
+    layer = plan.plan_of(cell, case.x.shape[-1], hidden, hidden, "float32", True)
+    compare(case)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            shares_rows = threads > 1 and hidden == 20
+            assert choice._projects_first(layer, layout_of(case)) is not shares_rows
+    finally:
+        torch.set_num_threads(1)
+    agree_on_threads(case)
+
+
 @pytest.fixture
 def vectors(monkeypatch):
     """Let no call take AMX, which is another choice with a share of the rows or units."""

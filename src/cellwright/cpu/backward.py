@@ -242,7 +242,7 @@ def backward_call(
     plan: Plan, rows: Rows, directions: int, given: bool, want_x: bool
 ) -> BackwardCall:
     """Return the prepared call."""
-    key = (*shared_kind(plan, rows), directions, given, want_x)
+    key = (*shared_kind(plan, rows, "backward"), directions, given, want_x)
     found: BackwardCall | None = plan.prepared.get(key)
     if found is None:
         found = BackwardCall(plan, rows, directions, given, want_x)

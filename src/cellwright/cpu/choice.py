@@ -13,9 +13,10 @@ from cellwright.cpu.target import host, own_cache, shared_cache
 from cellwright.cpu.team import Team, team
 from cellwright.cpu.walks import Layout, Share
 
-__all__ = ["ForwardWay", "forward_way", "share_of", "takes_amx", "walks_raw"]
+__all__ = ["ForwardWay", "Way", "forward_way", "share_of", "takes_amx", "walks_raw"]
 
 Way = Literal["forward", "backward"]
+"""Which walk."""
 _PROJECTED_BATCH = 2
 """Up to so many rows at a step, the input is projected ahead of the walk."""
 _OWN_CACHE = 1 << 20
@@ -184,17 +185,18 @@ def _projects_first(plan: Plan, layout: Layout) -> bool:
     once, for one row after the other, reads the input's less often. Where it does not, or where
     a core's own cache holds the weights, the tiles do the same work without the detour over memory.
     """
-    if layout.counts is not None or layout.steps <= 2 or takes_amx(plan, layout, "forward"):
-        return False
-    rows, tile = layout.batch, host().rows
+    rows, tile, packed = layout.batch, host().rows, layout.counts is not None
     weights, inputs = plan.work * plan.item, plan.input_work * plan.item
-    less = rows * -(-layout.steps // tile) < layout.steps * -(-rows // tile)
-    large = inputs > _OWN_CACHE if tile <= rows <= _SOME_ROWS else weights >= _OWN_CACHE
-    worth = (
-        rows <= _PROJECTED_BATCH
-        or (rows <= _SOME_ROWS and less and large)
-        or weights >= max(_PROJECTED_WEIGHTS, shared_cache() // 2)
-    )
+    few = rows <= _PROJECTED_BATCH and not packed
+    far = weights >= max(_PROJECTED_WEIGHTS, shared_cache() // 2)
+    if layout.steps <= 2 or not (few or weights >= _OWN_CACHE):
+        return False
+    if takes_amx(plan, layout, "forward") or (packed and _shares_rows(share_of(plan, layout))):
+        return False  # packed rows are taken in their order in memory, not a thread's alone
+    reads = -(-layout.rows // tile) if packed else rows * -(-layout.steps // tile)
+    less = reads < layout.steps * -(-rows // tile)
+    large = rows < tile or inputs > _OWN_CACHE
+    worth = few or far or (rows <= _SOME_ROWS and less and large)
     return worth and 0 < layout.rows * plan.products_first <= _PROJECTED_BYTES
 
 
@@ -202,8 +204,15 @@ def _projects_by_amx(plan: Plan, layout: Layout) -> bool:
     """Whether AMX takes the products with the input that are multiplied ahead of the walk."""
     if not host().has_amx(plan.dtype) or plan.units < _AMX_UNITS or layout.steps < _AMX_STEPS:
         return False
+    if layout.counts is not None:
+        return False
     reads = (plan.work - plan.input_work) * plan.item * layout.steps
     return reads >= _AMX_READS and plan.input_work >= _AMX_PART * plan.work
+
+
+def _shares_rows(share: Share) -> bool:
+    """Whether each thread has rows of its own."""
+    return share.threads > 1 and not share.by_units
 
 
 def _aligned(rows: Sequence[int]) -> bool:
@@ -218,7 +227,7 @@ def _reads_raw(plan: Plan, layout: Layout) -> bool:
     aligned = _aligned([*plan.state_rows, plan.inputs * plan.item])
     table = _ALIGNED_PASSES if aligned else _RAW_PASSES
     most = next(most for limit, most in table if weights < limit)
-    return layout.counts is None and (layout.rows <= _RAW_ROWS or passes <= most)
+    return layout.rows <= _RAW_ROWS or passes <= most
 
 
 def walks_raw(plan: Plan, layout: Layout, way: Way) -> bool:

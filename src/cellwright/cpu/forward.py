@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from cellwright.cpu.choice import forward_way, share_of, takes_amx
+from cellwright.cpu.choice import Way, forward_way, share_of, takes_amx, walks_raw
 from cellwright.cpu.frame import INPUT_PLANES, LAYOUT, PACKED, SPLIT, TURN
 from cellwright.cpu.memory import Blanks, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import Plan, Rows
@@ -105,8 +105,7 @@ class ForwardCall:
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
         self.blanks = self._blanks(made)
-        self.hidden, self.room = self._hidden()
-        self.streams = 0 if keep else len(plan.streamed) * plan.units
+        self.hidden, self.room, self.each_row = self._hidden()
         self.end = self.walk.places.end
         self.ways = [self._ways(made, stated) for stated in (False, True)]
         # what was packed last is in the caches; without, it is what the last call read
@@ -134,11 +133,11 @@ class ForwardCall:
             made += [_Made(contiguous(count, plan.units), name, d) for name in each]
         return made
 
-    def _hidden(self) -> tuple[dict[str, int], int]:
+    def _hidden(self) -> tuple[dict[str, int], int, int]:
         """Return where what only the walks see starts in a block, and how long the block is.
 
-        States of all steps come last, side by side; the block is longer by as many of their rows as
-        the sequence has.
+        What each row of the sequence has comes last, side by side. So many elements are returned
+        too: the block is longer by them for each row.
         """
         plan, step, N = self.plan, self.plan.step, self.layout.batch
         weights, rows = self.walk.room(N, self.share, amx=self.amx)
@@ -150,13 +149,18 @@ class ForwardCall:
         if not self.raw and self.walk.program.constants:
             sizes["b"] = self.width
         if not self.keep:
-            if self.ahead or step.rounds > 1:
-                sizes["a"] = (self.layout.rows if self.ahead else N) * self.width
+            if step.rounds > 1 and not self.ahead:
+                sizes["a"] = N * self.width
             sizes |= {f"e{j}": N * plan.units for j in range(len(step.expressions))}
         ends = [*accumulate(sizes.values(), initial=0)]
         starts = dict(zip(sizes, ends, strict=False))
-        streams = [] if self.keep else plan.streamed
-        return starts | {s: ends[-1] + k * plan.units for k, s in enumerate(streams)}, ends[-1]
+        each: dict[str, int] = {}
+        if not self.keep:
+            each = {"a": self.width} if self.ahead else {}
+            each |= dict.fromkeys(plan.streamed, plan.units)
+        within = [*accumulate(each.values(), initial=ends[-1])]
+        starts |= dict(zip(each, within, strict=False))
+        return starts, ends[-1], within[-1] - ends[-1]
 
     def _ways(self, made: list[_Made], stated: bool) -> tuple[list[_Given], list[tuple[int, int]]]:
         """Return what each direction is given, and the addresses that follow from others.
@@ -217,6 +221,8 @@ class ForwardCall:
         fields["a"] = (0, 0, self.width) if "a" in self.hidden else (plan.dump.data_ptr(), 0, 0)
         # where weights are read as they lie, tiles start from the biases: not to be added again
         fields["gx"] = fields["b"] = plan.zero_row
+        if self.ahead and not self.keep:
+            accumulators = (0, *rows.distances(self.each_row))
         if self.keep or self.ahead:
             fields["a"] = accumulators
         if self.ahead:
@@ -228,7 +234,7 @@ class ForwardCall:
             if self.keep:
                 fields[state] = each
             elif state in plan.streamed:
-                fields[state] = (0, *rows.distances(self.streams))
+                fields[state] = (0, *rows.distances(self.each_row))
         width = len(self.directions) * plan.outputs
         fields[plan.cell.states[0]] = (0, *rows.distances(width))
         matrices, packed = matrix_fields(plan, walk), int(not self.raw)
@@ -254,7 +260,7 @@ class ForwardCall:
         addresses = [*map(_address, given), *map(_address, made)]
         if 0 in addresses:
             check_memory(given)
-        room = self.room + self.streams * layout.rows
+        room = self.room + self.each_row * layout.rows
         hidden = self.walk.spares.take(room) if room else None
         addresses.append(0 if hidden is None else hidden.data_ptr())
         for number, offset in behind:
@@ -280,18 +286,21 @@ def remember(plan: Plan, key: tuple[object, ...], prepared: object) -> None:
     plan.prepared[key] = prepared
 
 
-def shared_kind(plan: Plan, rows: Rows) -> tuple[object, ...]:
-    """Return what calls have in common that may share what is prepared."""
+def shared_kind(plan: Plan, rows: Rows, way: Way) -> tuple[object, ...]:
+    """Return what calls forward or back have in common that may share what is prepared."""
     layout = rows.layout
     if layout.counts is not None:
-        amx = takes_amx(plan, layout, "forward"), takes_amx(plan, layout, "backward")
-        return ("packed", layout.batch, share_of(plan, layout), *amx)
+        share = share_of(plan, layout)
+        if way == "forward":  # whether all is kept is told apart by the caller
+            return ("packed", layout.batch, share, *forward_way(plan, layout, keep=False))
+        ways = takes_amx(plan, layout, way), walks_raw(plan, layout, way)
+        return ("packed", layout.batch, share, *ways)
     return (layout.steps, layout.batch, rows.batch_first, Team.threads())
 
 
 def forward_call(plan: Plan, rows: Rows, directions: int, keep: bool) -> ForwardCall:
     """Return the prepared call."""
-    key = (*shared_kind(plan, rows), directions, keep)
+    key = (*shared_kind(plan, rows, "forward"), directions, keep)
     found: ForwardCall | None = plan.prepared.get(key)
     if found is None:
         found = ForwardCall(plan, rows, directions, keep)

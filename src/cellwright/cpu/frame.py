@@ -187,24 +187,37 @@ class Frame:
         if self.has_amx:
             self.s.when(self.amx, body)
 
+    def _lookup(self, table: Value, t: Value, default: Value) -> Value:
+        """Return what a table that may be null holds for step ``t``."""
+        s, b, here = self.s, self.s.builder, self.s.builder.block
+        with b.if_then(b.not_(s.is_null(table))):
+            found = s.field(table, t)
+            there = b.block
+        phi = b.phi(I64)
+        phi.add_incoming(default, here)
+        phi.add_incoming(found, there)
+        return phi
+
     def place(self, t: Value, exists: Value) -> Place:
         """Read a step's start and row count; a step outside of the walk has no rows."""
         s, b = self.s, self.s.builder
         safe = b.select(exists, t, self.first)
-
-        def lookup(table: Value, default: Value) -> Value:
-            here = b.block
-            with b.if_then(b.not_(s.is_null(table))):
-                found = s.field(table, safe)
-                there = b.block
-            phi = b.phi(I64)
-            phi.add_incoming(default, here)
-            phi.add_incoming(found, there)
-            return phi
-
-        position = lookup(self.starts, safe)
-        rows = lookup(self.counts, self.batch)
+        position = self._lookup(self.starts, safe, safe)
+        rows = self._lookup(self.counts, safe, self.batch)
         return Place(position, b.select(exists, rows, s.index(0)))
+
+    def ahead_of_steps(self) -> tuple[Value, Value, Value]:
+        """Return this thread's first row, one past its last, and how many steps each has.
+
+        For what needs no order in time: there, all rows of a packed sequence are steps of one.
+        """
+        s, b = self.s, self.s.builder
+        last, dense = s.sub(self.steps, 1), s.is_null(self.counts)
+        packed = s.add(
+            self._lookup(self.starts, last, s.index(0)), self._lookup(self.counts, last, s.index(0))
+        )
+        low, high = b.select(dense, self.low, s.index(0)), b.select(dense, self.high, s.index(1))
+        return low, high, b.select(dense, self.steps, packed)
 
     def row(self, read: Read, r: Value) -> Value:
         """Return the address of row ``r`` of what is read, before its column."""

@@ -48,6 +48,7 @@ def _project_rows(
 ) -> None:
     """Multiply the rows of successive steps, for one batch row after the other."""
     s, p = frame.s, part.product
+    low, high, steps = frame.ahead_of_steps()
     _, vectors, _ = block
     stride = p.count * vectors * s.lanes
     x, x_step, x_row = frame.buffers["x"]
@@ -58,13 +59,13 @@ def _project_rows(
         def group(t: Value, size: Value) -> None:
             put_rows(s, frame.row_table, size, lambda j: s.at(source, s.mul(s.add(t, j), x_step)))
             product, rows = (weights, p.depth, p.count), (frame.row_table, size)
-            share = t, frame.steps
+            share = t, steps
             frame.tile_call(vectors, frame.tiles, stride, product, s.index(1), rows, share)
             put_products(frame, columns, block, (r, t, size), stride, first=part.first)
 
-        groups(s, frame.steps, s.target.rows, group)
+        groups(s, steps, s.target.rows, group)
 
-    s.loop(frame.low, frame.high, 1, row)
+    s.loop(low, high, 1, row)
 
 
 def put_products(
