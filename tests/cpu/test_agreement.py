@@ -28,6 +28,14 @@ def test_sizes(cell, hidden, inputs, dtype):
     compare(make(cell, hidden, inputs, dtype=dtype, batch=17, steps=3))
 
 
+@DTYPES
+@pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "gru", "two_stages"])
+@pytest.mark.parametrize("hidden", [1, 2, 4, 7, 8])
+def test_few_units_of_a_wide_input(name, hidden, dtype):
+    for form in ("time first", "one row", "many rows", "batch first, both ways", "packed"):
+        compare(make(CELLS[name], hidden, 70, dtype=dtype, **FORMS[form]))
+
+
 @pytest.mark.parametrize("cell", WRITTEN, ids=lambda c: c.name)
 @pytest.mark.parametrize("hidden", [1, 65])
 def test_sizes_of_written_cells(cell, hidden):

@@ -54,6 +54,13 @@ def test_fences_of_other_sizes(name, hidden, fences):
         fenced_compare(make(CELLS[name], hidden, **FORMS[form]), fences)
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru", "two_stages"])
+@pytest.mark.parametrize("hidden", [1, 7])
+def test_fences_of_wide_inputs(name, hidden, fences):
+    for form in ("time first", "many rows", "packed, both ways"):
+        fenced_compare(make(CELLS[name], hidden, 70, **FORMS[form]), fences)
+
+
 @pytest.mark.parametrize("name", NARROW)
 @pytest.mark.parametrize("form", FENCED)
 def test_fences_of_narrow_outputs(name, form, fences):

@@ -44,6 +44,9 @@ So do calls that go through weights of up to so many bytes up to so many times, 
 groups of rows: the less of them a core's own caches hold, the more packing costs."""
 _LINE, _ALIGNED_PASSES = 64, ((1 << 18, 5), (1 << 20, 7), (1 << 22, 11), (1 << 62, 8))
 """The same where each row of weights has whole cache lines."""
+_WIDE_INPUT = 64
+"""Elements of the input from which units that fill half of a vector or less are taken by dots, over
+depths: a tile would multiply empty lanes at each of them."""
 _RAW_FROM = 1 << 17
 """Bytes of weights from which packing them takes as long as several steps of few rows."""
 _RAW_STEPS, _RAW_SHORT, _RAW_ROW = 192, 48, 1 << 10
@@ -227,7 +230,8 @@ def _reads_raw(plan: Plan, layout: Layout) -> bool:
     aligned = _aligned([*plan.state_rows, plan.inputs * plan.item])
     table = _ALIGNED_PASSES if aligned else _RAW_PASSES
     most = next(most for limit, most in table if weights < limit)
-    return layout.rows <= _RAW_ROWS or passes <= most
+    narrow = 2 * plan.units <= host().lanes(plan.dtype) and plan.inputs >= _WIDE_INPUT
+    return narrow or layout.rows <= _RAW_ROWS or passes <= most
 
 
 def walks_raw(plan: Plan, layout: Layout, way: Way) -> bool:

@@ -50,6 +50,8 @@ class _Dot:
         self.together = min(_TOGETHER, s.lanes)
         self.parts = s.lanes // self.together
         self.memory = s.reserve(s.vector, rows * self.parts)
+        for n in range(rows * self.parts):  # lanes past the last unit: what lies there may be slow
+            s.store(s.constant(0.0), self.memory, n * s.lanes)
         self.whole_depth = s.whole(self.depth)
         self.tail = s.dynamic_mask(s.sub(self.depth, self.whole_depth))
 
@@ -114,7 +116,7 @@ class _Dot:
             for r, value in enumerate(self._some(lines, [])):
                 s.store(value, self.memory, s.mul(s.add(part, r * self.parts), s.lanes))
 
-        s.loop(0, s.lanes, self.together, some)
+        s.loop(0, s.min(s.sub(self.units, u), s.lanes), self.together, some)
         places = [range(r * self.parts, (r + 1) * self.parts) for r in range(self.rows)]
         found = [[s.load(self.memory, n * s.lanes) for n in row] for row in places]
         return [_transposed_sum(s, row, self.together) for row in found]
