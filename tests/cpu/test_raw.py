@@ -12,7 +12,8 @@ from tests.cpu.test_threads import everything, layout_of, same
 from tests.tolerance import assert_close
 
 from cellwright.cells import gru, lstm, rnn_tanh
-from cellwright.cpu import backward, choice, plan
+from cellwright.cpu import backward, choice, memory, plan
+from cellwright.cpu.dot import held_vectors
 from cellwright.cpu.target import host, own_cache
 from cellwright.cpu.walks import dense
 
@@ -39,7 +40,7 @@ def _can(layer, layout):
 
 def _could(layer, layout, way):
     rows = 1 if way == "backward" else host().dot_rows
-    return 0 < layout.batch <= rows and choice._aligned(layer.state_rows)
+    return 0 < layout.batch <= rows and all(n % 64 == 0 for n in layer.state_rows)
 
 
 def takes(case, way="forward"):
@@ -127,8 +128,44 @@ def test_threads_that_share_units(name, form, monkeypatch):
         torch.set_num_threads(1)
 
 
-def test_a_second_call_starts_where_the_first_ended_and_finds_the_same():
+@pytest.mark.parametrize("name", ["lstm", "gru", "two_stages"])
+@pytest.mark.parametrize("form", ["one row", "two rows, both ways", "time first", "packed"])
+def test_calls_that_pack_nothing(name, form, monkeypatch):
+    """Of units about as many as depths that a dot holds, which fill vectors or do not."""
+    monkeypatch.setattr(choice, "_reads_raw", lambda *_: True)
+    lanes = host().lanes("float32")
+    held = [vectors * lanes for vectors in held_vectors(host().registers)]
+    for hidden in {17, *(n + more for n in held for more in (1 - lanes, -6, -1, 0, 1, 44))}:
+        compare(make(CELLS[name], hidden, 3, **FORMS[form]))
+
+
+def _packs(case, monkeypatch):
+    """Return how many elements of the memory for packed weights a call writes."""
+    blocks = []
+
+    def take(self, size):
+        blocks.append(torch.full((size,), torch.nan, dtype=self._dtype))
+        return blocks[-1]
+
+    monkeypatch.setattr(memory.Spares, "take", take)
+    with torch.no_grad():
+        results(case)
+    (block,) = blocks
+    return int((~block.isnan()).sum())
+
+
+def test_weights_that_lie_are_not_packed(monkeypatch):
+    monkeypatch.setattr(choice, "_projects_by_amx", lambda *_: False)
     case = make(lstm, 48, 3, batch=1, steps=5)
+    columns = 4 * 48
+    ahead = columns * (3 + 5 + 1)  # packed weights of the input, its products, the biases
+    assert _packs(case, monkeypatch) == ahead
+    assert _packs(apply(case, _moved), monkeypatch) == ahead + columns * 48
+
+
+@pytest.mark.parametrize("change", [lambda t: t, _moved], ids=["aligned", "not aligned"])
+def test_a_second_call_starts_where_the_first_ended_and_finds_the_same(change):
+    case = apply(make(lstm, 48, 3, batch=1, steps=5), change)
     with torch.no_grad():
         first, second = results(case), results(case)
     for name, expected in first.items():
@@ -180,4 +217,28 @@ def test_layers_choose(monkeypatch):
     assert not ways(rnn_tanh, 64, 20)[0]
     assert ways(rnn_tanh, long, 100)[1] == (4 * long * long <= own_cache() // 2)
     assert not ways(rnn_tanh, long, 100, 2)[1]
-    assert not ways(rnn_tanh, 8 * long, 20, 2)[1]
+    assert not ways(rnn_tanh, long, choice._RAW_STEPS + 1)[1]
+    rows = host().dot_rows
+    assert ways(rnn_tanh, 4 * long, 20, rows)[0]
+    assert not ways(rnn_tanh, 4 * long, 20, rows + 1)[0]
+    assert not ways(rnn_tanh, 64, 20, inputs=4096)[0]  # the input's weights do not count
+    assert not ways(rnn_tanh, long, 2)[0]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "units", "passes"), [(64, 48, 5), (128, 128, 7), (128, 256, 11)]
+)
+def test_rows_that_are_cache_lines_are_read_more_often(inputs, units, passes, monkeypatch):
+    monkeypatch.undo()
+    layer = plan.plan_of(lstm, inputs, units, units, "float32", True)
+    other = plan.plan_of(lstm, inputs + 1, units, units, "float32", True)
+    for rows in (1, host().dot_rows):
+        assert choice.forward_way(layer, dense(passes, rows), keep=True).raw
+        assert not choice.forward_way(layer, dense(passes + 1, rows), keep=True).raw
+        assert not choice.forward_way(other, dense(passes, rows), keep=True).raw or units == 256
+
+
+def test_a_packed_sequence_of_one_step_and_one_of_several():
+    plan.plan_of.cache_clear()
+    for steps in (1, 5):
+        compare(make(lstm, 256, 3, lengths=(steps,)))

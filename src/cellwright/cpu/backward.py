@@ -14,8 +14,8 @@ from torch import Tensor, contiguous_format
 
 from cellwright.cpu.backward_products import BackwardProducts, Fill, Places, fill_in
 from cellwright.cpu.choice import share_of, takes_amx, walks_raw
-from cellwright.cpu.forward import check_memory, matrix_fields, remember, shared_kind
-from cellwright.cpu.frame import LAYOUT, PACKED, SPLIT, SUM_ROWS
+from cellwright.cpu.forward import check_memory, matrix_fields, remember, shared_kind, start_lines
+from cellwright.cpu.frame import LAYOUT, PACKED, RAW, SPLIT, SUM_ROWS
 from cellwright.cpu.memory import Blanks, contiguous
 from cellwright.cpu.plan import Plan, Rows, field
 from cellwright.cpu.walks import Field, Layout
@@ -157,8 +157,7 @@ class BackwardCall:
         width = len(self.directions) * plan.outputs
         fields[plan.cell.states[0]] = (0, *rows.distances(width))
         matrices, threads = matrix_fields(plan, walk), self.share.threads
-        ways = 1, False, self.raw_walk
-        return walk.struct(self.layout, d == 0, threads, fields, matrices, *ways)
+        return walk.struct(self.layout, d == 0, threads, fields, matrices, 1, False)
 
     def __call__(
         self,
@@ -200,7 +199,8 @@ class BackwardCall:
         if 0 in own:
             check_memory((*tensors, *kept))
         addresses = [*shared, *own, *map(_address, das), *map(_address, dxs)]
-        self._walk(addresses, dy, rows.layout)
+        raw_walk = self.raw_walk and start_lines(self.plan, own, len(self.directions))
+        self._walk(addresses, dy, rows.layout, raw_walk)
         gradients = self.new_gradients()
         addresses += map(_address, gradients)
         self.products.run(addresses, rows)
@@ -209,7 +209,9 @@ class BackwardCall:
             dx.add_(dxs[1])
         return [dx, *gradients, *(dstates if self.given else ())]
 
-    def _walk(self, addresses: list[int], dy: Tensor | None, layout: Layout) -> None:
+    def _walk(
+        self, addresses: list[int], dy: Tensor | None, layout: Layout, raw_walk: bool
+    ) -> None:
         """Go through the steps; memory for the packed weights is held no longer than that."""
         walk, (weights, rows) = self.walk, self.sizes
         packed = walk.spares.take(weights + rows) if self.packs else None
@@ -222,6 +224,7 @@ class BackwardCall:
                 struct[self.dy_field] = place
             struct[self.dy_strides : self.dy_strides + 2] = array("q", strides)
             struct[PACKED] = 0 if packed is None else packed.data_ptr()
+            struct[RAW] = raw_walk
             if self.amx:
                 struct[SPLIT] = struct[PACKED] + weights * self.plan.item
             walk.run(struct, self.share)

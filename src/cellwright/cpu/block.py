@@ -45,7 +45,7 @@ class Block:
         alone = sorted(given - others)
         if alone:
             s.when(s.less(0, frame.ahead), lambda: self._clear(alone, count))
-        with s.builder.if_else(frame.raw) as (raw, packed):
+        with s.builder.if_else(frame.unpacked) as (raw, packed):
             with raw:
                 if any(p.transposed for p in self.stage.products):
                     self._swept(count)
@@ -76,16 +76,13 @@ class Block:
         """Take over what sweeps have summed up; without them, there is nothing to multiply."""
         s, frame = self.s, self.frame
         self._clear([*range(self.stage.tiles)], count)
-
-        def take(p: Product, offset: int) -> None:
-            sums = s.at(frame.packed, s.add(self.u, offset))
-            tile = self._place(s.index(0), s.index(p.tile))
-            for start in range(0, self.width, s.lanes):
-                s.store(s.builder.fadd(s.load(tile, start), s.load(sums, start)), tile, start)
-
         with s.builder.if_then(frame.raw_walk):
             for p, offset in _sweeps(self.stage, s.lanes):
-                take(p, offset)
+                sums = s.at(frame.packed, s.add(self.u, offset))
+                tile = self._place(s.index(0), s.index(p.tile))
+                for start in range(0, self.width, s.lanes):  # several products may share a tile
+                    both = s.builder.fadd(s.load(tile, start), s.load(sums, start))
+                    s.store(both, tile, start)
 
     def _start(self, count: Value) -> None:
         """Start from the biases, which nothing else adds to weights as they lie."""
@@ -212,7 +209,11 @@ class Block:
 
 
 def _sweeps(stage: Stage, lanes: int) -> list[tuple[Product, int]]:
-    """Return a stage's products, and where in the memory for packed weights each one's sums go."""
+    """Return a stage's products, and where in the memory for packed weights each one's sums go.
+
+    No weights are packed there, as a walk back multiplies no input. Stages use it in turns: threads
+    that share the units wait for each other in between, and read no sums but their own.
+    """
     return [(p, j * padded(stage.units, lanes)) for j, p in enumerate(stage.products)]
 
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from cellwright.cpu.amx.unit import AMX_ROWS, ROW_PLANES
 from cellwright.cpu.plan import Plan
-from cellwright.cpu.target import host, own_cache, shared_cache
+from cellwright.cpu.target import LINE, host, own_cache, shared_cache
 from cellwright.cpu.team import Team, team
 from cellwright.cpu.walks import Layout, Share
 
@@ -38,12 +38,12 @@ _UNITS_FROM = 6 << 20
 """Bytes of weights from which they do so with any number of rows: no thread's cache holds them."""
 _PROJECTED_BYTES = 1 << 26
 """The product of the whole input with its weights is stored only up to this size."""
-_RAW_ROWS, _RAW_PASSES = 3, ((1 << 18, 2), (1 << 22, 4), (1 << 62, 6))
+_RAW_ROWS, _RAW_PASSES = 3, ((1 << 18, 2), (1 << 20, 4), (1 << 62, 8))
 """Calls of up to so many rows over all steps read the weights as they lie: packing would cost more.
 So do calls that go through weights of up to so many bytes up to so many times, over all steps and
 groups of rows: the less of them a core's own caches hold, the more packing costs."""
-_LINE, _ALIGNED_PASSES = 64, ((1 << 18, 5), (1 << 20, 7), (1 << 22, 11), (1 << 62, 8))
-"""The same where each row of weights has whole cache lines."""
+_ALIGNED_PASSES = ((1 << 18, 5), (1 << 20, 7), (1 << 22, 11), (1 << 62, 8))
+"""The same number of times where each row of weights has whole cache lines."""
 _WIDE_INPUT = 64
 """Elements of the input from which units that fill half of a vector or less are taken by dots, over
 depths: a tile would multiply empty lanes at each of them."""
@@ -220,7 +220,7 @@ def _shares_rows(share: Share) -> bool:
 
 def _aligned(rows: Sequence[int]) -> bool:
     """Whether rows of so many bytes have whole cache lines."""
-    return all(n % _LINE == 0 for n in rows)
+    return all(n % LINE == 0 for n in rows)
 
 
 def _reads_raw(plan: Plan, layout: Layout) -> bool:
@@ -237,9 +237,9 @@ def _reads_raw(plan: Plan, layout: Layout) -> bool:
 def walks_raw(plan: Plan, layout: Layout, way: Way) -> bool:
     """Whether a walk reads all weights as they lie but for those of products ahead.
 
-    With few rows its steps wait for a cache whichever way the weights lie, and take a little longer
-    so; packing takes about as long as fourteen steps. A walk back reads them line by line, which is
-    slow out of a cache that is not a core's own.
+    That is if they start with cache lines. With few rows a step waits for a cache whichever way the
+    weights lie. It waits a little longer if they are not packed; but packing takes as long as some
+    steps. A walk back reads them line by line, which is slow out of a cache that cores share.
     """
     weights = (plan.work - plan.input_work) * plan.item
     if layout.batch == 0 or weights < _RAW_FROM or not _aligned(plan.state_rows):
@@ -247,7 +247,7 @@ def walks_raw(plan: Plan, layout: Layout, way: Way) -> bool:
     if way == "backward":
         small = weights <= own_cache() // 2
         return layout.batch == 1 and layout.steps <= _RAW_STEPS and small
-    if layout.batch > host().dot_rows:
-        return False
     long = min(plan.state_rows) >= _RAW_ROW
-    return layout.steps <= (0, _RAW_SHORT, _RAW_STEPS)[long + (layout.batch == 1)]
+    if layout.batch == 1:
+        return layout.steps <= (_RAW_STEPS if long else _RAW_SHORT)
+    return long and layout.batch <= host().dot_rows and layout.steps <= _RAW_SHORT

@@ -20,7 +20,8 @@ weights, their row stride, the distance between tiles; depth, number of units, n
 whether to start from 0; whether the last ones come first."""
 SWEEP = (POINTER, POINTER, POINTER, I64, I64, I64, I64, I64)
 """Arguments of a sweep: results; a row; weights, their row stride; depth; the first unit and one
-past the last, whole vectors; whether the last ones come first."""
+past the last; whether the last ones come first. Units fill whole vectors, as rows of weights fill
+whole cache lines."""
 _TOGETHER = 4
 """Rows of weights that a dot reads at once, neighbours in memory: few enough for a processor to
 foresee each, and with one row as many sums as let it keep pace with a second-level cache."""
@@ -42,9 +43,10 @@ def emit_dot(s: Simd, rows: int) -> None:
 class _Dot:
     def __init__(self, s: Simd, rows: int) -> None:
         self.s, self.rows = s, rows
-        self.c, self.c_stride, self.pitch, row_table, *more = s.function.args
-        self.weights, self.stride, self.jump, self.depth, self.units, self.tiles, *more = more
-        self.first, falling = more
+        args = s.function.args
+        self.c, self.c_stride, self.pitch, row_table = args[:4]
+        self.weights, self.stride, self.jump = args[4:7]
+        self.depth, self.units, self.tiles, self.first, falling = args[7:]
         self.falling = s.builder.icmp_signed("!=", falling, s.index(0))
         self.inputs = [s.field(row_table, r, POINTER) for r in range(rows)]
         self.together = min(_TOGETHER, s.lanes)
@@ -132,15 +134,15 @@ class _Dot:
             pairs = [(w, x) for x in vectors for w in weights]
             return [s.fma(w, x, before) for (w, x), before in zip(pairs, sums, strict=True)]
 
-        def load(k: Value, sums: list[Value], mask: Value = None) -> list[Value]:
+        def read(k: Value, sums: list[Value], mask: Value = None) -> list[Value]:
             return step(k, [s.load(a, k, mask) for a in self.inputs], sums, mask)
 
         sums = [s.constant(0.0)] * (n * self.rows)
         for v, vector in enumerate(held):
             sums = step(v * s.lanes, [vector], sums, None)
-        sums = s.loop(len(held) * s.lanes, self.whole_depth, s.lanes, load, sums)
+        sums = s.loop(len(held) * s.lanes, self.whole_depth, s.lanes, read, sums)
         sums = s.loop(
-            self.whole_depth, self.depth, s.lanes, lambda k, found: load(k, found, self.tail), sums
+            self.whole_depth, self.depth, s.lanes, lambda k, found: read(k, found, self.tail), sums
         )
         return [_transposed_sum(s, sums[r * n : (r + 1) * n], 1) for r in range(self.rows)]
 
@@ -177,11 +179,11 @@ def emit_sweep(s: Simd) -> None:
     c, row, weights, stride, depth, start, stop, falling = s.function.args
     turned, choose = s.builder.icmp_signed("!=", falling, s.index(0)), s.builder.select
 
-    def groups(start: Value, end: Value, vectors: int) -> None:
+    def sweeps(low: Value, high: Value, vectors: int) -> None:
         width = vectors * s.lanes
 
         def group(u: Value, _: list[Value]) -> None:
-            u = choose(turned, s.sub(s.sub(s.add(start, end), width), u), u)
+            u = choose(turned, s.sub(s.sub(s.add(low, high), width), u), u)
             first = s.at(weights, u)
 
             def step(k: Value, sums: list[Value]) -> list[Value]:
@@ -193,12 +195,12 @@ def emit_sweep(s: Simd) -> None:
             for v, value in enumerate(sums):
                 s.store(value, c, s.add(u, v * s.lanes))
 
-        s.loop(start, end, width, group)
+        s.loop(low, high, width, group)
 
     vectors = s.target.registers // 2
     while vectors:
         width = vectors * s.lanes
         end = s.add(start, s.mul(s.builder.sdiv(s.sub(stop, start), s.index(width)), width))
-        groups(start, end, vectors)
+        sweeps(start, end, vectors)
         start, vectors = end, vectors // 2
     s.finish()

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from cellwright.cpu.choice import Way, forward_way, share_of, takes_amx, walks_raw
-from cellwright.cpu.frame import INPUT_PLANES, LAYOUT, PACKED, SPLIT, TURN
+from cellwright.cpu.frame import INPUT_PLANES, LAYOUT, PACKED, RAW, SPLIT, TURN
 from cellwright.cpu.memory import Blanks, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import Plan, Rows
+from cellwright.cpu.target import LINE
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import Field, Walk
 
@@ -28,6 +29,7 @@ __all__ = [
     "no_gaps",
     "remember",
     "shared_kind",
+    "start_lines",
 ]
 
 _MOST_PREPARED = 1024
@@ -55,6 +57,16 @@ def check_memory(tensors: Iterable[Tensor]) -> None:
                 f"expected tensors with memory, got one of shape {tuple(t.shape)} whose storage "
                 "was freed (resize_(0)); fill it again before the layer runs"
             )
+
+
+def start_lines(plan: Plan, addresses: Sequence[int], directions: int) -> bool:
+    """Whether all weights but the input's start with a cache line.
+
+    ``addresses``: of x, then of the parameters of each direction.
+    """
+    each, states = len(plan.parameters), plan.state_weights
+    numbers = (1 + d * each + k for d in range(directions) for k in states)
+    return all(addresses[number] % LINE == 0 for number in numbers)
 
 
 def matrix_fields(plan: Plan, walk: Walk) -> dict[str, Field]:
@@ -108,9 +120,9 @@ class ForwardCall:
         self.hidden, self.room, self.each_row = self._hidden()
         self.end = self.walk.places.end
         self.ways = [self._ways(made, stated) for stated in (False, True)]
-        # what was packed last is in the caches; without, it is what the last call read
-        self.lies = self.raw or self.raw_walk
-        self.turn = 0 if self.lies else 1
+        self.turn = (
+            0  # of weights that lie: the last call left those in the caches that it read last
+        )
 
     def _blanks(self, made: list[_Made]) -> Blanks:
         """Return what makes them; the kept ones come last."""
@@ -238,8 +250,8 @@ class ForwardCall:
         width = len(self.directions) * plan.outputs
         fields[plan.cell.states[0]] = (0, *rows.distances(width))
         matrices, packed = matrix_fields(plan, walk), int(not self.raw)
-        threads, ways = self.share.threads, (packed, self.ahead, self.raw_walk)
-        return walk.struct(self.layout, d == 1, threads, fields, matrices, *ways)
+        threads = self.share.threads
+        return walk.struct(self.layout, d == 1, threads, fields, matrices, packed, self.ahead)
 
     def __call__(
         self, given: Sequence[Tensor], stated: bool, rows: Rows
@@ -263,6 +275,9 @@ class ForwardCall:
         room = self.room + self.each_row * layout.rows
         hidden = self.walk.spares.take(room) if room else None
         addresses.append(0 if hidden is None else hidden.data_ptr())
+        raw_walk = self.raw_walk and start_lines(self.plan, addresses, len(self.directions))
+        lies = self.raw or raw_walk
+        turn = self.turn if lies else 1  # what was packed last is in the caches
         for number, offset in behind:
             addresses.append(addresses[number] + offset)
         for d, (form, arrange, fixed) in enumerate(ways):
@@ -270,11 +285,12 @@ class ForwardCall:
             if self.packed:
                 struct[:LAYOUT] = array("q", layout.fields(d == 1, self.share.threads))
             struct[PACKED : self.end] = array("q", arrange(addresses + fixed))
-            struct[TURN] = self.turn
+            struct[RAW] = raw_walk
+            struct[TURN] = turn
             self.walk.run(struct, self.share)
         if hidden is not None:
             self.walk.spares.put_back(hidden, large=not self.keep)
-        if self.lies:
+        if lies:
             self.turn = (self.turn + layout.steps) % 2
         return made[0], tuple(made[1 : self.kept.start]), made[self.kept]
 
@@ -294,7 +310,7 @@ def shared_kind(plan: Plan, rows: Rows, way: Way) -> tuple[object, ...]:
         if way == "forward":  # whether all is kept is told apart by the caller
             return ("packed", layout.batch, share, *forward_way(plan, layout, keep=False))
         ways = takes_amx(plan, layout, way), walks_raw(plan, layout, way)
-        return ("packed", layout.batch, share, *ways)
+        return ("packed", layout.batch, share, layout.steps > 1, *ways)
     return (layout.steps, layout.batch, rows.batch_first, Team.threads())
 
 

@@ -22,8 +22,8 @@ The struct (8-byte fields):
 14    1 once a weight was found that has no planes
 15    memory for planes of the input's weights and of its rows, or null; where it is there, AMX
       multiplies them ahead of the walk
-16    1 if weights are read as they lie though there is memory for packed ones, where each matrix
-      starts with a cache line; those of the input, multiplied ahead of the walk, are packed
+16    1 if weights are read as they lie though there is memory for packed ones; those of the input,
+      multiplied ahead of the walk, are packed
 17 …  the address of each buffer, then of each weight matrix
 …     for each buffer: distance between steps, distance between rows, in elements
 …     for each weight matrix: distance between rows, in elements
@@ -64,8 +64,6 @@ PACKED, SPLIT, REFUSED, INPUT_PLANES, RAW, ADDRESSES = range(12, 18)
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""
-_LINE = 64
-"""Bytes of a cache line."""
 _TILE_BYTES = 49152
 """Bytes that the tiles of a chunk of rows may take: as much as a large first-level cache. What they
 lose to the second level is less than what another chunk loses, which needs all weights again."""
@@ -153,18 +151,9 @@ class Frame:
         for name, stride in places.matrix_strides.items():
             base = s.field(struct, places.matrices[name], POINTER)
             self.matrices[name] = (base, s.field(struct, stride))
-        self.raw_walk = self._raw_walk()  # whether to read as they lie what could be packed
-        self.raw = s.builder.or_(self.raw_walk, s.is_null(self.packed))
-
-    def _raw_walk(self) -> Value:
-        """Return whether that is asked for, and no vector of weights would cross cache lines."""
-        s, b = self.s, self.s.builder
-        found = b.icmp_signed("!=", s.field(self.struct, RAW), s.index(0))
-        products = (p for stage in self.program.stages for p in stage.products if not p.given)
-        for name in dict.fromkeys(p.matrix for p in products):
-            beyond = b.and_(b.ptrtoint(self.matrices[name][0], I64), s.index(_LINE - 1))
-            found = b.and_(found, b.icmp_signed("==", beyond, s.index(0)))
-        return found
+        # whether to read as they lie what could be packed; whether any weights are read so
+        self.raw_walk = s.builder.icmp_signed("!=", s.field(struct, RAW), s.index(0))
+        self.unpacked = s.builder.or_(self.raw_walk, s.is_null(self.packed))
 
     def by_amx(
         self, planes: Callable[[], None], vectors: Callable[[], None], *, ahead: bool = False

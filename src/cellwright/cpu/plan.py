@@ -208,10 +208,15 @@ class Plan:
         return self.units * self.inputs * len(self.cell.bundles.get(INPUT, ()))
 
     @cached_property
+    def state_weights(self) -> list[int]:
+        """Which of a direction's parameters are weights, but for the input's."""
+        named = enumerate(self.parameters)
+        return [k for k, (kind, name) in named if kind == "weight" and name != INPUT]
+
+    @cached_property
     def state_rows(self) -> list[int]:
-        """Bytes of a row of each matrix of weights but the input's."""
-        names = [name for kind, name in self.parameters if kind == "weight" and name != INPUT]
-        return [self.width(name) * self.item for name in names]
+        """Bytes of a row of each of them."""
+        return [self.width(self.parameters[k][1]) * self.item for k in self.state_weights]
 
     @cached_property
     def zeros(self) -> Tensor:

@@ -77,7 +77,7 @@ def _pack(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
         if part.product.given:
             frame.by_amx(lambda: None, pack, ahead=True)
         else:
-            frame.s.when(frame.s.builder.not_(frame.raw), pack)
+            frame.s.when(frame.s.builder.not_(frame.unpacked), pack)
         start += part.product.depth * part.product.count
 
 

@@ -11,10 +11,13 @@ import llvmlite.binding as llvm
 
 from cellwright.errors import CompileError
 
-__all__ = ["DTYPES", "Target", "host", "own_cache", "shared_cache"]
+__all__ = ["DTYPES", "LINE", "Target", "host", "own_cache", "shared_cache"]
 
 DTYPES: dict[str, int] = {"float32": 4, "float64": 8}
 """Element types that kernels exist for, with their size in bytes."""
+
+LINE = 64
+"""Bytes of a cache line."""
 
 # vector bits, vector registers, LLVM features that must be there
 _AVX512 = ("avx512f", "avx512vl", "avx512dq", "avx512bw", "fma")

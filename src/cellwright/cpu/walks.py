@@ -16,6 +16,7 @@ from cellwright.cpu.frame import (
     BARRIER,
     INPUT_PLANES,
     PACKED,
+    RAW,
     REFUSED,
     SPLIT,
     THREADS,
@@ -173,6 +174,7 @@ class Walk:
         lanes = target.lanes(dtype)
         self._packed_size = packed_size(program, lanes)
         self._plane_size = plane_size(program, lanes)
+        self._given = any(p.given for stage in stages for p in stage.products)
         self._group_size, self._table_size = group_size(stages), table_size(stages)
         self.spares = spares(dtype)
         self._team: Team = team(target)
@@ -202,7 +204,6 @@ class Walk:
         weights: Mapping[str, Field],
         packed: int,
         ahead: bool,
-        raw: bool,
     ) -> "array[int]":
         """Return what the machine code reads.
 
@@ -214,10 +215,9 @@ class Walk:
             weights: where each matrix lies.
             packed: address of memory for the packed weights, or 0 to read the weights as they lie.
             ahead: take the products with the input ahead of the walk, into the buffer ``gx``.
-            raw: read weights as they lie, but for those of products ahead.
         """
         struct = [*layout.fields(reverse, threads), self._library.table]
-        struct += (int(ahead), threads, 0, 0, packed, 0, 0, 0, int(raw))
+        struct += (int(ahead), threads, 0, 0, packed, 0, 0, 0, 0)
         struct += [fields[name][0] for name in self.names]
         struct += [weights[name][0] for name in self.matrices]
         for name in self.names:
@@ -237,7 +237,7 @@ class Walk:
             barrier = barrier_memory()
             struct[BARRIER], _ = barrier.buffer_info()
             place = address + 8 * THREADS
-        if struct[PACKED]:
+        if struct[PACKED] and (self._given or not struct[RAW]):
             self._team(self._prelude, address, threads, place)
             struct[THREADS] = threads  # the next team may come out larger
             if struct[REFUSED]:
