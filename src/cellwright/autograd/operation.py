@@ -1,7 +1,6 @@
 """The torch operation: a layer, forward and backward, on a kernel or on the interpreter."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -11,7 +10,7 @@ from cellwright.autograd.gradient import Call, differentiate, warn, without_gaps
 from cellwright.autograd.obstacle import DTYPE_NAMES, obstacle
 from cellwright.cpu.forward import forward_call
 from cellwright.cpu.plan import Plan, Rows, plan_of
-from cellwright.cpu.walks import Layout, dense
+from cellwright.cpu.walks import Layout, dense, packed
 from cellwright.errors import CompileError
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights, interpret_layer
@@ -100,13 +99,13 @@ def _forward(
 def _layout(x: Tensor, batch_sizes: list[int] | None) -> Layout:
     if batch_sizes is None:
         return dense(x.shape[0], x.shape[1])
-    falling = all(a >= b for a, b in pairwise(batch_sizes)) and batch_sizes[-1] > 0
-    if not falling or sum(batch_sizes) != x.shape[0]:  # a kernel would read what is not there
+    layout = packed(tuple(batch_sizes))
+    if layout is None or layout.rows != x.shape[0]:  # a kernel would read what is not there
         raise RuntimeError(
             "expected a packed sequence whose batch_sizes fall, stay above 0 and add up to the "
             f"{x.shape[0]} rows of its data, got {batch_sizes}; pack_padded_sequence makes one"
         )
-    return Layout(len(batch_sizes), batch_sizes[0], batch_sizes)
+    return layout
 
 
 def _differentiates(tensors: Sequence[Tensor]) -> bool:

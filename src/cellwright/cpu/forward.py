@@ -19,7 +19,7 @@ from cellwright.cpu.memory import Blanks, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import Plan, Rows
 from cellwright.cpu.target import LINE
 from cellwright.cpu.team import Team
-from cellwright.cpu.walks import Field, Walk
+from cellwright.cpu.walks import Field, Layout, Walk
 
 __all__ = [
     "ForwardCall",
@@ -120,14 +120,28 @@ class ForwardCall:
         self.hidden, self.room, self.each_row = self._hidden()
         self.end = self.walk.places.end
         self.ways = [self._ways(made, stated) for stated in (False, True)]
-        self.turn = (
-            0  # of weights that lie: the last call left those in the caches that it read last
-        )
+        # of weights that lie: the last call left those in the caches that it read last
+        self.turn = 0
+        self._latest: tuple[Layout, Blanks, list[array[int]]] | None = None
 
     def _blanks(self, made: list[_Made]) -> Blanks:
         """Return what makes them; the kept ones come last."""
         kept = self.kept.stop - self.kept.start
         return Blanks(self.plan.dtype, *(one.form for one in made), kept=kept)
+
+    def _of(self, rows: Rows) -> tuple[Blanks, list["array[int]"]]:
+        """Return what depends on the lengths of packed sequences; those of the last call stay.
+
+        That is what makes tensors, and the first fields of each direction's struct.
+        """
+        layout, latest = rows.layout, self._latest
+        if latest is not None and latest[0] is layout:
+            return latest[1:]
+        threads = self.share.threads
+        heads = [array("q", layout.fields(d == 1, threads)) for d in self.directions]
+        blanks = self._blanks(self._made(rows))
+        self._latest = layout, blanks, heads
+        return blanks, heads
 
     def _made(self, rows: Rows) -> list[_Made]:
         """Return what is made anew on each call.
@@ -265,8 +279,9 @@ class ForwardCall:
             rows: the call's rows.
         """
         layout, blanks = rows.layout, self.blanks
+        heads: list[array[int]] = []
         if self.packed:
-            blanks = self._blanks(self._made(rows))
+            blanks, heads = self._of(rows)
         made = blanks()
         ways, behind = self.ways[stated]
         addresses = [*map(_address, given), *map(_address, made)]
@@ -283,7 +298,7 @@ class ForwardCall:
         for d, (form, arrange, fixed) in enumerate(ways):
             struct = form[:]
             if self.packed:
-                struct[:LAYOUT] = array("q", layout.fields(d == 1, self.share.threads))
+                struct[:LAYOUT] = heads[d]
             struct[PACKED : self.end] = array("q", arrange(addresses + fixed))
             struct[RAW] = raw_walk
             struct[TURN] = turn

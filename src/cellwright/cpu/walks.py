@@ -4,7 +4,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from cellwright.cpu import jit
@@ -32,7 +32,7 @@ from cellwright.cpu.team import WALK, Team, team
 from cellwright.cpu.walk import emit_walk
 from cellwright.graph.schedule import Program
 
-__all__ = ["Field", "Layout", "Products", "Share", "Walk", "dense", "products"]
+__all__ = ["Field", "Layout", "Products", "Share", "Walk", "dense", "packed", "products"]
 
 Field = tuple[int, int, int]
 """A buffer as a walk sees it: address, distance between steps and between rows in elements."""
@@ -55,7 +55,7 @@ class Layout:
 
     __slots__ = ("_bounds", "batch", "counts", "rows", "starts", "steps")
 
-    def __init__(self, steps: int, batch: int, batch_sizes: list[int] | None) -> None:
+    def __init__(self, steps: int, batch: int, batch_sizes: Sequence[int] | None) -> None:
         self.steps, self.batch = steps, batch
         self.counts: array[int] | None = None
         self.starts: array[int] | None = None
@@ -95,6 +95,14 @@ class Layout:
 def dense(steps: int, batch: int) -> Layout:
     """Return the layout of a sequence (L, N)."""
     return Layout(steps, batch, None)
+
+
+@lru_cache(maxsize=16)
+def packed(batch_sizes: tuple[int, ...]) -> Layout | None:
+    """Return the layout of packed sequences; None if the sizes do not fall, or not stay above 0."""
+    if any(a < b for a, b in pairwise(batch_sizes)) or batch_sizes[-1] <= 0:
+        return None
+    return Layout(len(batch_sizes), batch_sizes[0], batch_sizes)
 
 
 class Products:
