@@ -63,17 +63,19 @@ def test_operations_and_bytes_follow_from_the_sizes():
     assert first.bytes == 2 * 7 * 4 * 4 * 5 * (3 + 5)
 
 
-@pytest.mark.parametrize(("units", "passes"), [(5, 2), (180, 4), (700, 8)])
-def test_few_rows_read_the_weights_as_they_lie(units, passes):
+@pytest.mark.parametrize(
+    ("units", "passes", "of_one_step"), [(5, 2, 2), (180, 4, 4), (300, 8, 8), (700, 6, 8)]
+)
+def test_few_rows_read_the_weights_as_they_lie(units, passes, of_one_step):
     module, at_once = nn.GRU(3, units), host().dot_rows
 
     def weights(steps, batch):
         return only(module, torch.zeros(steps, batch, 3)).weights
 
-    assert "as they lie" in weights(1, passes * at_once)
+    assert "as they lie" in weights(1, of_one_step * at_once)
     assert "as they lie" in weights(3, 1)
     assert "as they lie" in weights(passes, at_once)
-    assert "packed" in weights(1, passes * at_once + 1)
+    assert "packed" in weights(1, of_one_step * at_once + 1)
     assert "packed" in weights(max(3, passes) + 1, 1)
 
 

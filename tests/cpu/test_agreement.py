@@ -30,10 +30,10 @@ def test_sizes(cell, hidden, inputs, dtype):
 
 @DTYPES
 @pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "gru", "two_stages"])
-@pytest.mark.parametrize("hidden", [1, 2, 4, 7, 8])
+@pytest.mark.parametrize("hidden", [1, 2, 4, 7, 8, 11])
 def test_few_units_of_a_wide_input(name, hidden, dtype):
     for form in ("time first", "one row", "many rows", "batch first, both ways", "packed"):
-        compare(make(CELLS[name], hidden, 70, dtype=dtype, **FORMS[form]))
+        compare(make(CELLS[name], hidden, 110, dtype=dtype, **FORMS[form]))
 
 
 @pytest.mark.parametrize("cell", WRITTEN, ids=lambda c: c.name)

@@ -38,15 +38,18 @@ _UNITS_FROM = 6 << 20
 """Bytes of weights from which they do so with any number of rows: no thread's cache holds them."""
 _PROJECTED_BYTES = 1 << 26
 """The product of the whole input with its weights is stored only up to this size."""
-_RAW_ROWS, _RAW_PASSES = 3, ((1 << 18, 2), (1 << 20, 4), (1 << 62, 8))
+_RAW_ROWS, _RAW_PASSES = 3, ((1 << 18, 2), (1 << 20, 4), (1 << 22, 8), (1 << 62, 6))
 """Calls of up to so many rows over all steps read the weights as they lie: packing would cost more.
 So do calls that go through weights of up to so many bytes up to so many times, over all steps and
 groups of rows: the less of them a core's own caches hold, the more packing costs."""
-_ALIGNED_PASSES = ((1 << 18, 5), (1 << 20, 7), (1 << 22, 11), (1 << 62, 8))
+_ALIGNED_PASSES = ((1 << 18, 5), (1 << 20, 7), (1 << 22, 11), (1 << 62, 6))
 """The same number of times where each row of weights has whole cache lines."""
-_WIDE_INPUT = 64
-"""Elements of the input from which units that fill half of a vector or less are taken by dots, over
-depths: a tile would multiply empty lanes at each of them."""
+_SINGLE_STEPS, _SINGLE_PASSES = 2, 8
+"""Up to so many steps the input is not multiplied ahead, so large weights are read up to so many
+times as they lie."""
+_WIDE_INPUT, _MORE_INPUT, _NARROW = 64, 10, 3 / 4
+"""Elements of the input, and times the units, from which units that fill at most that part of a
+vector are taken by dots, over depths: a tile would multiply empty lanes at each of them."""
 _RAW_FROM = 1 << 17
 """Bytes of weights from which packing them takes as long as several steps of few rows."""
 _RAW_STEPS, _RAW_SHORT, _RAW_ROW = 192, 48, 1 << 10
@@ -192,7 +195,7 @@ def _projects_first(plan: Plan, layout: Layout) -> bool:
     weights, inputs = plan.work * plan.item, plan.input_work * plan.item
     few = rows <= _PROJECTED_BATCH and not packed
     far = weights >= max(_PROJECTED_WEIGHTS, shared_cache() // 2)
-    if layout.steps <= 2 or not (few or weights >= _OWN_CACHE):
+    if layout.steps <= _SINGLE_STEPS or not (few or weights >= _OWN_CACHE):
         return False
     if takes_amx(plan, layout, "forward") or (packed and _shares_rows(share_of(plan, layout))):
         return False  # packed rows are taken in their order in memory, not a thread's alone
@@ -230,7 +233,10 @@ def _reads_raw(plan: Plan, layout: Layout) -> bool:
     aligned = _aligned([*plan.state_rows, plan.inputs * plan.item])
     table = _ALIGNED_PASSES if aligned else _RAW_PASSES
     most = next(most for limit, most in table if weights < limit)
-    narrow = 2 * plan.units <= host().lanes(plan.dtype) and plan.inputs >= _WIDE_INPUT
+    if layout.steps <= _SINGLE_STEPS and weights >= _OWN_CACHE:
+        most = max(most, _SINGLE_PASSES)
+    wide = plan.inputs >= max(_WIDE_INPUT, _MORE_INPUT * plan.units)
+    narrow = wide and plan.units <= _NARROW * host().lanes(plan.dtype)
     return narrow or layout.rows <= _RAW_ROWS or passes <= most
 
 
