@@ -44,6 +44,9 @@ So do calls that go through weights of up to so many bytes up to so many times, 
 groups of rows: the less of them a core's own caches hold, the more packing costs."""
 _ALIGNED_PASSES = ((1 << 18, 5), (1 << 20, 7), (1 << 22, 11), (1 << 62, 6))
 """The same number of times where each row of weights has whole cache lines."""
+_RAW_INPUTS = 4
+"""Out of a cache that cores share, the input's weights are read no longer than packing takes, which
+would let them be multiplied ahead: as long as reading all weights so many times."""
 _SINGLE_STEPS, _SINGLE_PASSES = 2, 8
 """Up to so many steps the input is not multiplied ahead, so large weights are read up to so many
 times as they lie."""
@@ -235,6 +238,8 @@ def _reads_raw(plan: Plan, layout: Layout) -> bool:
     most = next(most for limit, most in table if weights < limit)
     if layout.steps <= _SINGLE_STEPS and weights >= _OWN_CACHE:
         most = max(most, _SINGLE_PASSES)
+    elif weights > own_cache():
+        most = min(most, _RAW_INPUTS * plan.work // max(1, plan.input_work))
     wide = plan.inputs >= max(_WIDE_INPUT, _MORE_INPUT * plan.units)
     narrow = wide and plan.units <= _NARROW * host().lanes(plan.dtype)
     return narrow or layout.rows <= _RAW_ROWS or passes <= most
