@@ -4,8 +4,8 @@ A dot multiplies each unit's row of weights by rows and adds it up. A sweep, for
 rows of weights themselves.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import llvmlite.ir as ir
 
@@ -30,7 +30,8 @@ foresee each, and with one row as many sums as let it keep pace with a second-le
 def held_vectors(registers: int) -> tuple[int, int]:
     """Return how many vectors of a single row a dot holds in registers while it meets all units.
 
-    The first number if the row is so long, else the second; a shorter one is read again and again.
+    As often as the row is long enough for the first number, then for the second; what is left of it
+    is read again and again.
     """
     return registers // 2, registers // 4
 
@@ -58,26 +59,51 @@ class _Dot:
         self.tail = s.dynamic_mask(s.sub(self.depth, self.whole_depth))
 
     def emit(self) -> None:
-        """Emit loops over whole vectors of units for a row that is held, and one for the rest."""
+        """Emit the passes over depths that are held, for whole vectors of units, and the rest."""
         s, whole = self.s, self.s.whole(self.units)
-        rest, starts = s.builder.append_basic_block("rest"), list[tuple[Value, Any]]()
+        done: Value = s.index(0)
         for held in held_vectors(s.target.registers) if self.rows == 1 else ():
-            with s.builder.if_then(s.less(held * s.lanes - 1, self.depth)):
-                row = [s.load(self.inputs[0], v * s.lanes) for v in range(held)]
-                self._tiles(s.index(0), whole, row)
-                starts.append((whole, s.builder.block))
-                s.builder.branch(rest)
-        starts.append((s.index(0), s.builder.block))
-        s.builder.branch(rest)
-        s.builder.position_at_end(rest)
-        start = s.builder.phi(I64)
-        for value, before in starts:
-            start.add_incoming(value, before)
-        self._tiles(start, self.units, [])
+            width = held * s.lanes
+            left = s.sub(self.depth, done)
+            end = s.add(done, s.mul(s.builder.sdiv(left, s.index(width)), width))
+            s.loop(done, end, width, partial(self._hold, held, whole))
+            done = end
+        done = s.builder.select(s.less(0, whole), done, s.index(0))
+
+        def rest(part: Value, _: list[Value]) -> None:
+            """Emit whole vectors of units, then the others, of which no depth is done yet."""
+            last = s.less(0, part)
+            start, stop = self._choose(last, (whole, self.units), (s.index(0), whole))
+            depth, first = self._choose(last, (s.index(0), self.first), (done, self._fresh(done)))
+            with s.builder.if_then(s.less(depth, self.depth)):
+                self._tiles(start, stop, first, partial(self._any, depth))
+
+        s.loop(0, 2, 1, rest)
         s.finish()
 
-    def _tiles(self, start: Value, stop: Value, held: Sequence[Value]) -> None:
-        """Emit the units of all tiles from ``start`` on: whole vectors if ``held``."""
+    def _choose(self, condition: Value, yes: Sequence[Value], no: Sequence[Value]) -> list[Value]:
+        return [self.s.builder.select(condition, a, b) for a, b in zip(yes, no, strict=True)]
+
+    def _fresh(self, depth: Value) -> Value:
+        """Return whether results still start from 0 where that many depths are done."""
+        return self.s.builder.select(self.s.less(0, depth), self.s.index(0), self.first)
+
+    def _hold(self, held: int, whole: Value, depth: Value, _: list[Value]) -> None:
+        """Emit a pass over so many vectors of the row, from ``depth`` on."""
+        row = [
+            self.s.load(self.inputs[0], self.s.add(depth, v * self.s.lanes)) for v in range(held)
+        ]
+        sums = partial(self._held, depth, row)
+        self._tiles(self.s.index(0), whole, self._fresh(depth), sums)
+
+    def _tiles(
+        self,
+        start: Value,
+        stop: Value,
+        first: Value,
+        sums: Callable[[Value, Value], list[Value]],
+    ) -> None:
+        """Emit units of all tiles, a vector at a time: ``sums(weights, unit)`` of each row."""
         s, choose = self.s, self.s.builder.select
         both_ends = s.add(start, s.whole(s.sub(stop, 1)))
 
@@ -88,26 +114,29 @@ class _Dot:
 
             def group(u: Value, _: list[Value]) -> None:
                 u = choose(self.falling, s.sub(both_ends, u), u)
-                sums = self._held(weights, u, held) if held else self._any(weights, u)
-                out = s.at(results, u)
+                found, out = sums(weights, u), s.at(results, u)
                 places = [s.at(out, s.mul(self.c_stride, r)) for r in range(self.rows)]
-                accumulate(s, sums, places, self.first)
+                accumulate(s, found, places, first)
 
             s.loop(start, stop, s.lanes, group)
 
         s.loop(0, self.tiles, 1, tile)
 
-    def _held(self, weights: Value, u: Value, held: Sequence[Value]) -> list[Value]:
-        """Return the sums of a vector of units for a row whose first vectors are held."""
+    def _held(self, depth: Value, row: Sequence[Value], weights: Value, u: Value) -> list[Value]:
+        """Return the sums of a vector of units over the depths of the row that are held."""
         s, found = self.s, []
         for j in range(0, s.lanes, self.together):
-            first = s.at(weights, s.mul(s.add(u, j), self.stride))
+            first = s.at(weights, s.add(s.mul(s.add(u, j), self.stride), depth))
             lines = [s.at(first, s.mul(self.stride, n)) for n in range(self.together)]
-            found += self._some(lines, held)
+            sums = [s.constant(0.0)] * self.together
+            for v, x in enumerate(row):
+                columns = [s.load(line, v * s.lanes) for line in lines]
+                sums = [s.fma(w, x, before) for w, before in zip(columns, sums, strict=True)]
+            found.append(_transposed_sum(s, sums, 1))
         return [_transposed_sum(s, found, self.together)]
 
-    def _any(self, weights: Value, u: Value) -> list[Value]:
-        """Return the sums of a vector of units for each row, of which any number may exist."""
+    def _any(self, depth: Value, weights: Value, u: Value) -> list[Value]:
+        """Return the sums of a vector of units for each row over all depths from ``depth`` on."""
         s, last = self.s, self.s.sub(self.units, 1)
 
         def some(j: Value, _: list[Value]) -> None:
@@ -115,7 +144,7 @@ class _Dot:
             numbers = [s.min(s.add(s.add(u, j), n), last) for n in range(self.together)]
             lines = [s.at(weights, s.mul(n, self.stride)) for n in numbers]
             part = s.builder.udiv(j, s.index(self.together))
-            for r, value in enumerate(self._some(lines, [])):
+            for r, value in enumerate(self._some(depth, lines)):
                 s.store(value, self.memory, s.mul(s.add(part, r * self.parts), s.lanes))
 
         s.loop(0, s.min(s.sub(self.units, u), s.lanes), self.together, some)
@@ -123,26 +152,20 @@ class _Dot:
         found = [[s.load(self.memory, n * s.lanes) for n in row] for row in places]
         return [_transposed_sum(s, row, self.together) for row in found]
 
-    def _some(self, lines: Sequence[Value], held: Sequence[Value]) -> list[Value]:
+    def _some(self, depth: Value, lines: Sequence[Value]) -> list[Value]:
         """Multiply some rows of weights; return a vector of sums in parts for each row."""
         s, n = self.s, len(lines)
 
-        def step(
-            at: Value, vectors: Sequence[Value], sums: list[Value], mask: Value
-        ) -> list[Value]:
-            weights = [s.load(line, at, mask) for line in lines]
-            pairs = [(w, x) for x in vectors for w in weights]
+        def step(k: Value, sums: list[Value], mask: Value = None) -> list[Value]:
+            columns = [s.load(a, k, mask) for a in self.inputs]
+            weights = [s.load(line, k, mask) for line in lines]
+            pairs = [(w, x) for x in columns for w in weights]
             return [s.fma(w, x, before) for (w, x), before in zip(pairs, sums, strict=True)]
 
-        def read(k: Value, sums: list[Value], mask: Value = None) -> list[Value]:
-            return step(k, [s.load(a, k, mask) for a in self.inputs], sums, mask)
-
         sums = [s.constant(0.0)] * (n * self.rows)
-        for v, vector in enumerate(held):
-            sums = step(v * s.lanes, [vector], sums, None)
-        sums = s.loop(len(held) * s.lanes, self.whole_depth, s.lanes, read, sums)
+        sums = s.loop(depth, self.whole_depth, s.lanes, step, sums)
         sums = s.loop(
-            self.whole_depth, self.depth, s.lanes, lambda k, found: read(k, found, self.tail), sums
+            self.whole_depth, self.depth, s.lanes, lambda k, found: step(k, found, self.tail), sums
         )
         return [_transposed_sum(s, sums[r * n : (r + 1) * n], 1) for r in range(self.rows)]
 

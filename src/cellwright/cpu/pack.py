@@ -1,6 +1,6 @@
 """Packing: weights laid out so that a tile's loop over k reads one straight stream."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import llvmlite.ir as ir
 
@@ -112,29 +112,40 @@ def emit_transpose(s: Simd) -> None:
     """
     source, stride, rows, columns, target, target_stride = s.function.args
     last = s.sub(rows, 1)
-    whole = s.whole(columns)
-    tail = s.dynamic_mask(s.sub(columns, whole))
 
     def group(row: Value, _: list[Value]) -> None:
         lines = [s.at(source, s.mul(s.min(s.add(row, j), last), stride)) for j in range(s.lanes)]
         out = s.at(target, row)
 
         def square(k: Value, _: list[Value]) -> None:
-            for j, column in enumerate(transposed(s, [s.load(line, k) for line in lines])):
-                s.store(column, out, s.mul(s.add(k, j), target_stride))
+            left = s.sub(columns, k)
+            mask = s.dynamic_mask(left)
+            turned = transposed(s, [s.load(line, k, mask) for line in lines])
+            with s.builder.if_else(s.less(left, s.lanes)) as (cut, whole):
+                for branch, exists in ((cut, lambda j: s.less(j, left)), (whole, None)):
+                    with branch:
+                        _put(s, turned, s.at(out, s.mul(k, target_stride)), target_stride, exists)
 
-        s.loop(0, whole, s.lanes, square)
-
-        def rest(k: Value, _: list[Value]) -> None:
-            for j, column in enumerate(transposed(s, [s.load(line, k, tail) for line in lines])):
-                at = s.add(k, j)
-                with s.builder.if_then(s.less(at, columns)):
-                    s.store(column, out, s.mul(at, target_stride))
-
-        s.loop(whole, columns, s.lanes, rest)
+        s.loop(0, columns, s.lanes, square)
 
     s.loop(0, rows, s.lanes, group)
     s.finish()
+
+
+def _put(
+    s: Simd,
+    vectors: Sequence[Value],
+    target: Value,
+    stride: Value,
+    exists: Callable[[int], Value] | None,
+) -> None:
+    """Store vectors in rows so far apart: all of them, or those that exist."""
+    for j, vector in enumerate(vectors):
+        if exists is None:
+            s.store(vector, target, s.mul(stride, j))
+            continue
+        with s.builder.if_then(exists(j)):
+            s.store(vector, target, s.mul(stride, j))
 
 
 def _pack_depth(
