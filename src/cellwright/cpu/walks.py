@@ -182,7 +182,8 @@ class Walk:
         lanes = target.lanes(dtype)
         self._packed_size = packed_size(program, lanes)
         self._plane_size = plane_size(program, lanes)
-        self._given = any(p.given for stage in stages for p in stage.products)
+        given = any(p.given for stage in stages for p in stage.products)
+        self._prelude_does_more = given or bool(program.constants)  # than pack what may lie
         self._group_size, self._table_size = group_size(stages), table_size(stages)
         self.spares = spares(dtype)
         self._team: Team = team(target)
@@ -245,7 +246,7 @@ class Walk:
             barrier = barrier_memory()
             struct[BARRIER], _ = barrier.buffer_info()
             place = address + 8 * THREADS
-        if struct[PACKED] and (self._given or not struct[RAW]):
+        if struct[PACKED] and (self._prelude_does_more or not struct[RAW]):
             self._team(self._prelude, address, threads, place)
             struct[THREADS] = threads  # the next team may come out larger
             if struct[REFUSED]:
