@@ -48,7 +48,7 @@ class _Dot:
         self.c, self.c_stride, self.pitch, row_table = args[:4]
         self.weights, self.stride, self.jump = args[4:7]
         self.depth, self.units, self.tiles, self.first, falling = args[7:]
-        self.falling = s.builder.icmp_signed("!=", falling, s.index(0))
+        self.falling = s.less(0, falling)
         self.inputs = [s.field(row_table, r, POINTER) for r in range(rows)]
         self.together = min(_TOGETHER, s.lanes)
         self.parts = s.lanes // self.together
@@ -64,8 +64,7 @@ class _Dot:
         done: Value = s.index(0)
         for held in held_vectors(s.target.registers) if self.rows == 1 else ():
             width = held * s.lanes
-            left = s.sub(self.depth, done)
-            end = s.add(done, s.mul(s.builder.sdiv(left, s.index(width)), width))
+            end = s.add(done, s.whole(s.sub(self.depth, done), width))
             s.loop(done, end, width, partial(self._hold, held, whole))
             done = end
         done = s.builder.select(s.less(0, whole), done, s.index(0))
@@ -200,7 +199,7 @@ def emit_sweep(s: Simd) -> None:
     So the memory of weights is read in its order, or in the opposite one.
     """
     c, row, weights, stride, depth, start, stop, falling = s.function.args
-    turned, choose = s.builder.icmp_signed("!=", falling, s.index(0)), s.builder.select
+    turned, choose = s.less(0, falling), s.builder.select
 
     def sweeps(low: Value, high: Value, vectors: int) -> None:
         width = vectors * s.lanes
@@ -222,8 +221,7 @@ def emit_sweep(s: Simd) -> None:
 
     vectors = s.target.registers // 2
     while vectors:
-        width = vectors * s.lanes
-        end = s.add(start, s.mul(s.builder.sdiv(s.sub(stop, start), s.index(width)), width))
+        end = s.add(start, s.whole(s.sub(stop, start), vectors * s.lanes))
         sweeps(start, end, vectors)
         start, vectors = end, vectors // 2
     s.finish()

@@ -152,7 +152,7 @@ class Frame:
             base = s.field(struct, places.matrices[name], POINTER)
             self.matrices[name] = (base, s.field(struct, stride))
         # whether to read as they lie what could be packed; whether any weights are read so
-        self.raw_walk = s.builder.icmp_signed("!=", s.field(struct, RAW), s.index(0))
+        self.raw_walk = s.less(0, s.field(struct, RAW))
         self.unpacked = s.builder.or_(self.raw_walk, s.is_null(self.packed))
 
     def by_amx(

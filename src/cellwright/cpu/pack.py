@@ -25,7 +25,7 @@ def emit_pack(s: Simd, transposed: bool) -> None:
     of the blocks. The module must have ``transpose``.
     """
     weights, stride, units, depth, tiles, packed, offset, whole, thread, threads = s.function.args
-    block, lanes = s.target.block(s.dtype), s.index(s.lanes)
+    block = s.target.block(s.dtype)
     blocks = s.builder.sdiv(s.add(units, block - 1), s.index(block))
     start = s.builder.sdiv(s.mul(blocks, thread), threads)
     stop = s.builder.sdiv(s.mul(blocks, s.add(thread, 1)), threads)
@@ -33,7 +33,7 @@ def emit_pack(s: Simd, transposed: bool) -> None:
     def each(number: Value, _: list[Value]) -> None:
         u = s.mul(number, block)
         valid = s.min(s.sub(units, u), block)
-        width = s.mul(s.builder.sdiv(s.add(valid, s.lanes - 1), lanes), lanes)
+        width = s.whole(s.add(valid, s.lanes - 1))
         base = s.at(packed, s.add(s.mul(u, whole), s.mul(offset, width)))
 
         def tile(t: Value, _: list[Value]) -> None:

@@ -81,9 +81,10 @@ class Simd:
         a, b = self.index(a), self.index(b)
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
 
-    def whole(self, count: Value) -> Value:
-        """Return how many of ``count`` elements fill whole vectors; ``count`` is not negative."""
-        return self.mul(self.builder.sdiv(self.index(count), self.index(self.lanes)), self.lanes)
+    def whole(self, count: Value, size: int | None = None) -> Value:
+        """Return how many of ``count`` elements fill whole groups of ``size``, or whole vectors."""
+        each = self.index(self.lanes if size is None else size)
+        return self.mul(self.builder.sdiv(self.index(count), each), each)
 
     def less(self, a: Value, b: Value) -> Value:
         """Return a < b as an i1."""

@@ -86,7 +86,7 @@ def _sum_depths(
     """Return ``size`` sums over all depths, to which ``step`` adds those of one."""
     sets = max(1, -(-_LATENCY // size))
     each = 2 if size >= _MANY_SUMS else sets
-    whole = s.mul(s.builder.sdiv(depth, s.index(each)), each)
+    whole = s.whole(depth, each)
 
     def steps(k: Value, carried: list[Value]) -> list[Value]:
         parts = [list(carried[j * size : (j + 1) * size]) for j in range(sets)]
