@@ -100,8 +100,8 @@ class Fences:
         patch.setattr(torch, "empty", empty)
         patch.setattr(torch, "empty_like", empty_like)
         patch.setattr(package, "_empty", empty_strided)
-        patch.setattr(package.Spares, "take", package.Spares._new)
-        patch.setattr(package.Spares, "put_back", lambda self_, block, large=False: None)
+        patch.setattr(package.Shelf, "take", package.Shelf._new)
+        patch.setattr(package.Shelf, "put_back", lambda self_, block: None)
 
     def _new(
         self, shape: tuple[int, ...], dtype: torch.dtype, make: Callable[..., Tensor], **rest: Any

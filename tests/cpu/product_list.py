@@ -3,6 +3,7 @@
 from array import array
 
 from cellwright.cpu.product import HEADER
+from cellwright.cpu.target import DTYPES
 from cellwright.cpu.walks import products
 
 __all__ = ["ProductList"]
@@ -17,9 +18,10 @@ class ProductList:
     """
 
     def __init__(self, dtype: str, threads: int) -> None:
-        self._products, self._threads = products(dtype), threads
+        self._products, self._threads, self._item = products(dtype), threads, DTYPES[dtype]
         self._memory = array("q", (0, threads, *[0] * (HEADER - 2)))
         self._tables: list[array[int]] = []
+        self._addresses = array("q")
 
     def add(
         self,
@@ -42,10 +44,13 @@ class ProductList:
             adds: whether to add to C.
         """
         self._products.need(*shape, self._threads, crosswise=a[1] == 1)
-        self._memory.extend((*a, *b, *c, *shape, adds, depths.buffer_info()[0]))
+        for address, *distances in (a, b, c):
+            self._memory.extend((len(self._addresses), 1, *distances))
+            self._addresses.append(address - self._item)  # from where it lies one element on
+        self._memory.extend((*shape, adds, depths.buffer_info()[0]))
         self._memory[0] += 1
         self._tables.append(depths)
 
     def run(self) -> None:
         """Compute all of them, in order."""
-        self._products.run(self._memory, self._threads)
+        self._products.run(self._memory, self._addresses, self._threads)

@@ -104,51 +104,58 @@ def test_blanks_are_as_torch_makes_them(shape, monkeypatch):
 
 
 def test_a_spare_block_goes_to_one_taker_at_a_time():
-    spares = memory.Spares("float64")
-    first, second = spares.take(100), spares.take(100)
-    assert first.data_ptr() != second.data_ptr()
-    assert (first.dtype, first.numel()) == (torch.float64, 100)
-    spares.put_back(first)
-    assert spares.take(50) is first
-    spares.put_back(first)
-    larger = spares.take(101)
-    assert larger.numel() == 101
-    assert spares.take(101) is not larger
+    shelf = memory.Spares("float64").shelf(100)
+    first, second = shelf.take(100), shelf.take(100)
+    assert first.address != second.address
+    assert (first.elements.dtype, first.elements.numel()) == (torch.float64, 100)
+    assert (first.elements.data_ptr(), 100) == (first.address, first.size)
+    shelf.put_back(first)
+    assert shelf.take(50) is first
+    shelf.put_back(first)
+    larger = shelf.take(101)
+    assert larger.size == 101
+    assert shelf.take(101) is not larger
 
 
 def test_few_and_small_blocks_are_kept():
     spares = memory.Spares("float32")
     for largest, count in memory._SHELVES:
         size = largest // 4
-        blocks = [spares.take(size) for _ in range(count + 1)]
+        shelf = spares.shelf(size, large=True)
+        blocks = [shelf.take(size) for _ in range(count + 1)]
         for block in blocks:
-            spares.put_back(block, large=True)
+            shelf.put_back(block)
         for block in blocks[-2::-1]:
-            assert spares.take(size) is block
-        assert all(spares.take(size) is not block for block in blocks)
-    block = spares.take(size + 1)
-    spares.put_back(block, large=True)
-    assert spares.take(size + 1) is not block
+            assert shelf.take(size) is block
+        assert all(shelf.take(size) is not block for block in blocks)
+    shelf = spares.shelf(size + 1, large=True)
+    block = shelf.take(size + 1)
+    shelf.put_back(block)
+    assert shelf.take(size + 1) is not block
 
 
 def test_large_blocks_do_not_stand_in_for_small_ones_and_are_kept_if_told():
     spares = memory.Spares("float32")
-    small, large = spares.take(10), spares.take(memory._SHELVES[0][0] // 4 + 1)
-    spares.put_back(large)
-    assert spares.take(large.numel()) is not large
-    spares.put_back(large, large=True)
-    assert spares.take(10) is not large
-    spares.put_back(small)
-    assert spares.take(large.numel()) is large
-    assert spares.take(10) is small
+    many = memory._SHELVES[0][0] // 4 + 1
+    shelf, forgets, keeps = spares.shelf(10), spares.shelf(many), spares.shelf(many, large=True)
+    small, large = shelf.take(10), forgets.take(many)
+    forgets.put_back(large)
+    assert keeps.take(many) is not large
+    keeps.put_back(large)
+    assert shelf.take(10) is not large
+    shelf.put_back(small)
+    assert forgets.take(many) is large
+    assert spares.shelf(10).take(10) is small
 
 
 def test_memory_is_released():
-    blocks = {dtype: memory.spares(dtype).take(10) for dtype in ("float32", "float64")}
-    for dtype, block in blocks.items():
-        memory.spares(dtype).put_back(block)
+    shelves = [memory.spares(dtype).shelf(10) for dtype in ("float32", "float64")]
+    blocks = [shelf.take(10) for shelf in shelves]
+    for shelf, block in zip(shelves, blocks, strict=True):
+        shelf.put_back(block)
     cellwright.release_memory()
-    assert all(memory.spares(dtype).take(10) is not block for dtype, block in blocks.items())
+    pairs = zip(shelves, blocks, strict=True)
+    assert all(shelf.take(10) is not block for shelf, block in pairs)
 
 
 def test_fences_see_what_was_never_written(fences):

@@ -145,9 +145,9 @@ def _packs(case, monkeypatch):
 
     def take(self, size):
         blocks.append(torch.full((size,), torch.nan, dtype=self._dtype))
-        return blocks[-1]
+        return memory.Block(blocks[-1], blocks[-1].data_ptr(), size)
 
-    monkeypatch.setattr(memory.Spares, "take", take)
+    monkeypatch.setattr(memory.Shelf, "take", take)
     with torch.no_grad():
         results(case)
     (block,) = blocks

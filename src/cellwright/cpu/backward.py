@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from torch import Tensor, contiguous_format
 
-from cellwright.cpu.backward_products import BackwardProducts, Fill, Places, fill_in
+from cellwright.cpu.backward_products import BackwardProducts
 from cellwright.cpu.choice import share_of, takes_amx, walks_raw
-from cellwright.cpu.forward import check_memory, matrix_fields, remember, shared_kind, start_lines
-from cellwright.cpu.frame import LAYOUT, PACKED, RAW, SPLIT, SUM_ROWS
+from cellwright.cpu.forward import check_memory, remember, shared_kind, start_lines
+from cellwright.cpu.frame import LAYOUT, PACKED, RAW, SPLIT, SUM_ROWS, TABLE
 from cellwright.cpu.memory import Blanks, contiguous
-from cellwright.cpu.plan import Plan, Rows, field
-from cellwright.cpu.walks import Field, Layout
+from cellwright.cpu.plan import CONSTANTS, Plan, Rows
+from cellwright.cpu.walks import Distances, Places
 
 __all__ = ["BackwardCall", "backward_call"]
 
@@ -31,6 +31,13 @@ class _Scratch(NamedTuple):
     name: str
     direction: int
     size: int
+
+
+_Makers = tuple[Blanks, Blanks, list["array[int]"]]
+"""What makes the scratch memory with the input's gradient, and ``da``; for packed sequences, the
+first fields of each direction's struct."""
+_MOST_STRUCTS = 8
+"""For how many strides of the output's cotangent structs are kept."""
 
 
 class BackwardCall:
@@ -47,14 +54,16 @@ class BackwardCall:
         self.plan, self.rows, self.layout = plan, rows, rows.layout
         self.directions, self.given, self.want_x = range(directions), given, want_x
         self.share, self.walk = share_of(plan, rows.layout), plan.backward_walk
-        self.width, self.one = plan.accumulators, plan.one.data_ptr()
+        self.width = plan.accumulators
         self.expressions = [f"e{j}" for j in range(len(plan.step.expressions))]
         stages = self.walk.program.stages
         within = any(p.source.when == "now" for stage in stages for p in stage.products)
         self.packs = self.layout.steps > 1 or within  # else there is no step to take products with
         self.amx = self.packs and takes_amx(plan, self.layout, "backward")
         self.raw_walk = self.packs and walks_raw(plan, self.layout, "backward")
-        self.sizes = self.walk.room(self.layout.batch, self.share, amx=self.amx)
+        weights, split = self.walk.room(self.layout.batch, self.share, amx=self.amx)
+        self.hidden, self.split = weights + split, weights * plan.item
+        self.shelf = self.walk.spares.shelf(self.hidden)
         # tensors that the forward pass keeps of a direction
         self.each = len(plan.ends) + len(self.expressions)
         # a walk that reads the input writes its gradient, the other direction's beside it
@@ -63,27 +72,37 @@ class BackwardCall:
         scratch = self._scratch()
         self.room = sum(one.size for one in scratch)
         self._make_blanks()
-        places = self._places(scratch)
-        at = self.walk.places
-        self.dy_field, self.dy_strides = at.buffers["dy"], at.strides["dy"]
-        self.ways = [(self._struct(d), self._fills(places, d)) for d in self.directions]
-        self.zeros = [places[f"zeros.{state}", 0][1] * plan.item for state in plan.cell.states]
+        places = self.places = self._places(scratch)
+        self.structs: dict[tuple[int, ...] | None, list[array[int]]] = {}  # by strides of dy
+        self.first = len(CONSTANTS) + 4 + len(plan.cell.states)  # which address parameters have
+        states = plan.cell.states
+        self.zeros = [places[f"zeros.{state}", 0][1] * plan.item for state in states]
         threads = self.share.threads
         self.products = BackwardProducts(plan, rows, places, given, want_x, threads)
 
     def _make_blanks(self) -> None:
         plan, D, dtype = self.plan, len(self.directions), self.plan.dtype
-        self.new_scratch, self.new_da = self._row_blanks(self.rows)
+        self._latest = self.rows.layout, self._makers(self.rows)
+        self.makers = self._latest[1]
         widths = map(plan.width, plan.cell.states)
         self.new_states = [Blanks(dtype, contiguous(D, self.layout.batch, w)) for w in widths]
         self.new_gradients = Blanks(dtype, *[contiguous(*shape) for shape in plan.shapes] * D)
 
-    def _row_blanks(self, rows: Rows) -> tuple[Blanks, Blanks]:
-        """Return what makes the scratch memory with the input's gradient, and ``da``."""
-        plan, D = self.plan, len(self.directions)
+    def _makers(self, rows: Rows) -> _Makers:
+        plan, D, threads = self.plan, len(self.directions), self.share.threads
         dx = [rows.form(plan.inputs)] * self.inputs
         da = [contiguous(rows.layout.rows, self.width)] * D
-        return Blanks(plan.dtype, contiguous(self.room), *dx), Blanks(plan.dtype, *da)
+        heads = [array("q", rows.layout.fields(d == 0, threads)) for d in self.directions]
+        scratch = Blanks(plan.dtype, contiguous(self.room), *dx)
+        return scratch, Blanks(plan.dtype, *da), heads if self.packed else []
+
+    def _of(self, rows: Rows) -> _Makers:
+        """Return what depends on the lengths of packed sequences; those of the last call stay."""
+        layout, makers = self._latest
+        if layout is not rows.layout:
+            makers = self._makers(rows)
+            self._latest = rows.layout, makers
+        return makers
 
     def _scratch(self) -> list[_Scratch]:
         """Return what is needed of sums over rows, of zeros, and of rows that only a walk needs."""
@@ -107,7 +126,7 @@ class BackwardCall:
         # elements of one direction's states
         sizes = {state: self.layout.batch * plan.width(state) for state in plan.cell.states}
         # what directions share, and how far apart their parts lie
-        jumps = {"scratch": 0, "dy": P, "one": 0, first: P}
+        jumps = dict.fromkeys((*CONSTANTS, "scratch"), 0) | {"dy": P, first: P}
         jumps |= {f"d{state}": size for state, size in sizes.items()} | {"x": 0}
         starts = {start: sizes[state] for state, start, _ in plan.ends} if self.given else {}
         names: list[list[tuple[str, int, int]]] = [
@@ -122,42 +141,46 @@ class BackwardCall:
             names += [[("dx", d, 0) for d in share] for share in shares]
         names += self._own([f"grad.{name}" for name in parameters])
         places = {(name, d): (k, on) for k, owners in enumerate(names) for name, d, on in owners}
-        offset = 0
+        number, offset = places["scratch", 0]
         for one in scratch:
-            places[one.name, one.direction] = (0, offset)
+            places[one.name, one.direction] = (number, offset)
             offset += one.size
+        starts_from_zeros = ["da.start", *(start for _, start, _ in plan.ends)]
+        for key in ((name, d) for name in starts_from_zeros for d in self.directions):
+            places.setdefault(key, places["zeros", 0])
         return places
 
     def _own(self, names: Sequence[str]) -> list[list[tuple[str, int, int]]]:
         """Return what each direction has for itself."""
         return [[(name, d, 0)] for d in self.directions for name in names]
 
-    def _fills(self, places: Places, d: int) -> list[Fill]:
-        """Say where the addresses of a direction's struct come from."""
-        at = self.walk.places
-        wanted = [(field, (name, d)) for name, field in at.buffers.items()]
-        wanted += [(field, (f"weight.{b}", d)) for b, field in at.matrices.items()]
-        known = [(field, *places[name]) for field, name in wanted if name in places]
-        return [(field, number, on * self.plan.item) for field, number, on in known]
+    def _structs(self, dy: Tensor | None) -> list["array[int]"]:
+        """Return the structs of calls whose output's cotangent has these strides."""
+        strides = None if dy is None else dy.stride()
+        made = [self._struct(d, strides) for d in self.directions]
+        if len(self.structs) < _MOST_STRUCTS:
+            self.structs[strides] = made
+        return made
 
-    def _struct(self, d: int) -> "array[int]":
+    def _struct(self, d: int, strides: tuple[int, ...] | None) -> "array[int]":
         plan, walk, rows, H = self.plan, self.walk, self.rows, self.plan.units
-        fields: dict[str, Field] = dict.fromkeys(walk.names, (0, 0, H))
-        fields["a"] = fields["da"] = (0, *rows.distances(self.width))
-        fields["da.start"] = plan.zero_row
-        fields["dx"] = (0, *rows.distances(H))
-        fields["x"] = (0, *rows.distances(plan.inputs))
-        fields["db"] = (0, 0, SUM_ROWS * self.width)
-        for v in plan.cell.vectors:
-            fields[f"dvector.{v}"] = (0, 0, SUM_ROWS * H)
+        found: dict[str, Distances] = dict.fromkeys(walk.names, (0, H))
+        found |= dict.fromkeys(("a", "da"), rows.distances(self.width))
+        found |= {"dx": rows.distances(H), "x": rows.distances(plan.inputs)}
+        places = self.places
+        if strides is None:
+            places, found["dy"] = places | {("dy", d): places["zeros", d]}, (0, 0)
+        else:
+            found["dy"] = strides[0], strides[-2]
+        found |= {"da.start": (0, 0), "db": (0, SUM_ROWS * self.width)}
+        found |= {f"dvector.{v}": (0, SUM_ROWS * H) for v in plan.cell.vectors}
         for state, start, _ in plan.ends:
-            fields[state] = (0, *rows.distances(H))
-            fields[f"d{state}"] = (0, 0, plan.width(state))
-            fields[start] = fields[f"d{state}"] if self.given else plan.zero_row
-        width = len(self.directions) * plan.outputs
-        fields[plan.cell.states[0]] = (0, *rows.distances(width))
-        matrices, threads = matrix_fields(plan, walk), self.share.threads
-        return walk.struct(self.layout, d == 0, threads, fields, matrices, 1, False)
+            found[state] = rows.distances(H)
+            found[f"d{state}"] = (0, plan.width(state))
+            found[start] = found[f"d{state}"] if self.given else (0, 0)
+        found[plan.cell.states[0]] = rows.distances(len(self.directions) * plan.outputs)
+        widths, threads = plan.matrix_widths(walk.matrices), self.share.threads
+        return walk.struct(self.layout, d == 0, threads, places, d, found, widths, ahead=False)
 
     def __call__(
         self,
@@ -181,55 +204,54 @@ class BackwardCall:
             last: whether ``kept`` is not needed again, so that its memory may be written over.
             rows: the call's rows.
         """
-        dy, *dfinals = cotangents
+        constants, (dy, *dfinals) = self.plan.constants, cotangents
         if dy is not None and dy.stride(-1) != 1:
             dy = dy.contiguous()
-        new_scratch, new_da = self.new_scratch, self.new_da
-        if self.packed:
-            new_scratch, new_da = self._row_blanks(rows)
+        structs = self.structs.get(None if dy is None else dy.stride()) or self._structs(dy)
+        new_scratch, new_da, heads = self._of(rows) if self.packed else self.makers
         scratch, *dxs = new_scratch()
         scratch.zero_()
-        dstates = [*map(self._state_cotangent, dfinals, self.new_states)]
         das = kept[:: self.each] if last and self.one_round else new_da()
+        dstates = [*map(self._state_cotangent, dfinals, self.new_states)]
         at = scratch.data_ptr()
-        shared = [at, 0 if dy is None else dy.data_ptr(), self.one, out.data_ptr()]
+        addresses = [*constants, at, 0 if dy is None else dy.data_ptr(), out.data_ptr()]
         pairs = zip(dstates, self.zeros)  # noqa: B905  # lengths are equal
-        shared += [at + zeros if t is None else t.data_ptr() for t, zeros in pairs]
-        own = [*map(_address, tensors), *map(_address, kept)]
-        if 0 in own:
+        addresses += [at + on if t is None else t.data_ptr() for t, on in pairs]
+        addresses += map(_address, (*tensors, *kept, *das, *dxs))
+        if addresses.count(0) > 1 + (dy is None):
             check_memory((*tensors, *kept))
-        addresses = [*shared, *own, *map(_address, das), *map(_address, dxs)]
-        raw_walk = self.raw_walk and start_lines(self.plan, own, len(self.directions))
-        self._walk(addresses, dy, rows.layout, raw_walk)
+        self._walk(structs, addresses, heads)
         gradients = self.new_gradients()
         addresses += map(_address, gradients)
-        self.products.run(addresses, rows)
+        self.products.run(array("q", addresses), rows)
         dx = dxs[0] if self.want_x else None
         if dx is not None and self.inputs > 1:
             dx.add_(dxs[1])
         return [dx, *gradients, *(dstates if self.given else ())]
 
     def _walk(
-        self, addresses: list[int], dy: Tensor | None, layout: Layout, raw_walk: bool
+        self,
+        structs: Sequence["array[int]"],
+        addresses: Sequence[int],
+        heads: Sequence["array[int]"],
     ) -> None:
         """Go through the steps; memory for the packed weights is held no longer than that."""
-        walk, (weights, rows) = self.walk, self.sizes
-        packed = walk.spares.take(weights + rows) if self.packs else None
-        place, *strides = self.plan.zero_row if dy is None else field(dy)
-        for d, (template, fills) in enumerate(self.ways):
-            struct = fill_in(template, fills, addresses)
-            if self.packed:
-                struct[:LAYOUT] = array("q", layout.fields(d == 0, self.share.threads))
-            if dy is None:
-                struct[self.dy_field] = place
-            struct[self.dy_strides : self.dy_strides + 2] = array("q", strides)
-            struct[PACKED] = 0 if packed is None else packed.data_ptr()
+        walk, raw_walk, table = self.walk, self.raw_walk, array("q", addresses)
+        if raw_walk:
+            raw_walk = start_lines(self.plan, addresses[self.first :], len(self.directions))
+        packed = self.shelf.take(self.hidden) if self.packs else None
+        for d, template in enumerate(structs):
+            struct = template[:]
+            if heads:
+                struct[:LAYOUT] = heads[d]
+            struct[TABLE], _ = table.buffer_info()
             struct[RAW] = raw_walk
-            if self.amx:
-                struct[SPLIT] = struct[PACKED] + weights * self.plan.item
+            if packed is not None:
+                struct[PACKED] = packed.address
+                struct[SPLIT] = packed.address + self.split if self.amx else 0
             walk.run(struct, self.share)
         if packed is not None:
-            walk.spares.put_back(packed)
+            self.shelf.put_back(packed)
 
     def _state_cotangent(self, g: Tensor | None, new: Blanks) -> Tensor | None:
         """Return the cotangent of a final state, for the walk to turn into that of the initial one.

@@ -1,7 +1,7 @@
 """The products after prepared backward walks, listed once: only addresses are filled in."""
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -10,17 +10,13 @@ from cellwright.cpu.plan import Fed, Plan, Rows
 from cellwright.cpu.product import HEADER
 from cellwright.cpu.product_job import depth_table
 from cellwright.cpu.shifts import edges, shifts
-from cellwright.cpu.walks import products
+from cellwright.cpu.walks import Layout, Places, products
 from cellwright.graph.expr import leaf
 
-__all__ = ["BackwardProducts", "Fill", "Places", "fill_in"]
+__all__ = ["BackwardProducts"]
 
-Places = Mapping[tuple[str, int], tuple[int, int]]
-"""For each name and direction, which of a call's addresses it is at, and how many elements on."""
-Fill = tuple[int, int, int]
-"""A field, which of a call's addresses goes there, and how many bytes are added."""
-_ADDRESSES, _ROWS, _TABLE = (0, 3, 5), 7, 10
-"""Where a product has its addresses, its rows, and its depths; see ``cellwright.cpu.product``."""
+_ROWS, _TABLE = 10, 13
+"""Where a product has its rows, and its depths; see ``cellwright.cpu.product``."""
 
 
 @lru_cache(maxsize=1024)
@@ -33,16 +29,6 @@ def _all_depths(count: int) -> "array[int]":
 def _one_depth(count: int) -> "array[int]":
     """Return the table of a product of the first depth of A and each of ``count`` of B: a sum."""
     return depth_table([(0, k, 1) for k in range(count)])
-
-
-def fill_in(
-    template: "array[int]", fills: Sequence[Fill], addresses: Sequence[int]
-) -> "array[int]":
-    """Return a copy of a struct that has a call's addresses."""
-    struct = template[:]
-    for field, number, offset in fills:
-        struct[field] = addresses[number] + offset
-    return struct
 
 
 class _Matrix(NamedTuple):
@@ -76,6 +62,14 @@ class _Job(NamedTuple):
     depths: "array[int] | _Depths"
 
 
+class _Latest(NamedTuple):
+    """The list for packed sequences of some lengths, and the tables that it has addresses of."""
+
+    layout: Layout
+    memory: "array[int]"
+    tables: "dict[object, array[int]]"
+
+
 def _table(depths: _Depths, rows: Rows, d: int) -> "array[int]":
     match depths:
         case "all":
@@ -106,17 +100,26 @@ class BackwardProducts:
         self.products = products(plan.dtype)
         self.packed = rows.layout.counts is not None
         self.tables: list[array[int]] = []
-        self.fills: list[Fill] = []
         self.late: list[tuple[int, _Depths | None, int]] = []  # what the lengths decide
+        self._latest: _Latest | None = None
         self.directions = sorted({d for _, d in places})
         jobs = [(d, job) for d in self.directions for job in self._jobs(d)]
         self.memory = array("q", (len(jobs), threads, *[0] * (HEADER - 2)))
         self._list(jobs)
 
-    def run(self, addresses: Sequence[int], rows: Rows) -> None:
+    def run(self, addresses: "array[int]", rows: Rows) -> None:
         """Compute the products of the call with these addresses and rows."""
-        memory = fill_in(self.memory, self.fills, addresses)
-        tables: dict[tuple[_Depths, int], array[int]] = {}  # read until the products are done
+        latest = self._of(rows) if self.packed else None  # which keeps its tables alive
+        memory = self.memory if latest is None else latest.memory
+        self.products.run(memory[:], addresses, self.threads)
+
+    def _of(self, rows: Rows) -> _Latest:
+        """Return the list for packed sequences; that of the last lengths stays."""
+        latest = self._latest
+        if latest is not None and latest.layout is rows.layout:
+            return latest
+        memory = self.memory[:]
+        tables: dict[object, array[int]] = {}
         for field, depths, d in self.late:
             if depths is None:
                 memory[field] = rows.layout.rows
@@ -124,34 +127,34 @@ class BackwardProducts:
             if (depths, d) not in tables:
                 tables[depths, d] = _table(depths, rows, d)
             memory[field], _ = tables[depths, d].buffer_info()
-        if self.packed and self.given and 1 in self.directions:
-            self._list_edges(memory, addresses, rows)
-        self.products.run(memory, self.threads)
+        if self.given and 1 in self.directions:
+            self._list_edges(memory, tables, rows)
+        latest = self._latest = _Latest(rows.layout, memory, tables)
+        return latest
 
-    def _list_edges(self, memory: "array[int]", addresses: Sequence[int], rows: Rows) -> None:
+    def _list_edges(
+        self, memory: "array[int]", tables: "dict[object, array[int]]", rows: Rows
+    ) -> None:
         """List what reaches the initial states of sequences that end at different steps."""
-        item, width = self.plan.item, self.width
+        width = self.width
         for state, f in self._fed_states():
             H = self.plan.width(state)
             matrices = _Matrix("da", 0, 0), self._weights(f, H), _Matrix(f"d{state}", 0, 0)
-            places = [self._place(matrix, 1) for matrix in matrices]
-            da, weights, target = (addresses[number] + on * item for number, on in places)
-            depths, _ = _all_depths(f.width).buffer_info()
+            (da, first), weights, (target, start) = (self._place(m, 1) for m in matrices)
+            tables[f.width] = _all_depths(f.width)
+            depths, _ = tables[f.width].buffer_info()
             for row, n, count in edges(rows, reverse=True):
-                first = da + (row * width + f.column) * item
-                memory.extend((first, width, 1, weights, H, target + n * H * item, H))
+                memory.extend((da, first + row * width + f.column, width, 1))
+                memory.extend((*weights, H, target, start + n * H, H))
                 memory.extend((count, H, 1, depths))
                 memory[0] += 1
 
     def _list(self, jobs: Sequence[tuple[int, _Job]]) -> None:
-        """Lay out the products, and say where their addresses go."""
+        """Lay out the products."""
         starts = {f"d{state}" for state in self.plan.cell.states}
         written = self.directions if self.plan.reads_input else ()
         filled = {self.places["dx", d] for d in written}
         for d, job in jobs:
-            for field, matrix in zip(_ADDRESSES, (job.a, job.b, job.c), strict=True):
-                number, offset = self._place(matrix, d)
-                self.fills.append((len(self.memory) + field, number, offset * self.plan.item))
             target = self._place(job.c, d)
             adds = int(target in filled or job.c.name in starts)
             filled.add(target)
@@ -167,8 +170,9 @@ class BackwardProducts:
             crosswise = job.a.distance == 1
             fixed = None if self.packed and job.rows is None else rows
             self.products.need(fixed, job.columns, self.threads, crosswise=crosswise)
-            self.memory.extend((0, job.a.distance, job.depth_of_a, 0, job.b.distance))
-            self.memory.extend((0, job.c.distance, rows, job.columns, adds, depths))
+            a, b = self._place(job.a, d), self._place(job.b, d)
+            self.memory.extend((*a, job.a.distance, job.depth_of_a, *b, job.b.distance))
+            self.memory.extend((*target, job.c.distance, rows, job.columns, adds, depths))
 
     def _place(self, matrix: _Matrix, d: int) -> tuple[int, int]:
         number, offset = self.places[matrix.name, d]

@@ -6,26 +6,24 @@ sequences of a given N differ in their lengths too.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from operator import itemgetter
 from typing import NamedTuple
 
 from torch import Tensor
 
 from cellwright.cpu.choice import Way, forward_way, share_of, takes_amx, walks_raw
-from cellwright.cpu.frame import INPUT_PLANES, LAYOUT, PACKED, RAW, SPLIT, TURN
-from cellwright.cpu.memory import Blanks, Strided, contiguous, lacks_memory
-from cellwright.cpu.plan import Plan, Rows
+from cellwright.cpu.frame import INPUT_PLANES, LAYOUT, PACKED, RAW, SPLIT, TABLE, TURN
+from cellwright.cpu.memory import Blanks, Shelf, Strided, contiguous, lacks_memory
+from cellwright.cpu.plan import CONSTANTS, Plan, Rows
 from cellwright.cpu.target import LINE
 from cellwright.cpu.team import Team
-from cellwright.cpu.walks import Field, Layout, Walk
+from cellwright.cpu.walks import Distances, Layout, Places
 
 __all__ = [
     "ForwardCall",
     "check_memory",
     "forward_call",
-    "matrix_fields",
     "no_gaps",
     "remember",
     "shared_kind",
@@ -36,6 +34,8 @@ _MOST_PREPARED = 1024
 """How many calls a plan remembers; the oldest one goes."""
 
 
+_ROOMS = {"packed": PACKED, "split": SPLIT, "input planes": INPUT_PLANES}
+"""The fields of what lies in the hidden memory but is no buffer of the walk."""
 _address = Tensor.data_ptr
 _has_no_gaps = Tensor.is_contiguous
 
@@ -62,16 +62,11 @@ def check_memory(tensors: Iterable[Tensor]) -> None:
 def start_lines(plan: Plan, addresses: Sequence[int], directions: int) -> bool:
     """Whether all weights but the input's start with a cache line.
 
-    ``addresses``: of x, then of the parameters of each direction.
+    ``addresses``: of the parameters of each direction.
     """
     each, states = len(plan.parameters), plan.state_weights
-    numbers = (1 + d * each + k for d in range(directions) for k in states)
+    numbers = (d * each + k for d in range(directions) for k in states)
     return all(addresses[number] % LINE == 0 for number in numbers)
-
-
-def matrix_fields(plan: Plan, walk: Walk) -> dict[str, Field]:
-    """Return the distances of contiguous weights, without addresses."""
-    return {b: (0, plan.width(b), 1) for b in walk.matrices}
 
 
 class _Made(NamedTuple):
@@ -80,20 +75,6 @@ class _Made(NamedTuple):
     form: Strided
     name: str
     direction: int = 0
-
-
-class _Given(NamedTuple):
-    """A direction's struct without addresses, and how to fill them in.
-
-    Attributes:
-        struct: the struct.
-        arrange: puts addresses into the struct's order: those of a call, then ``fixed``.
-        fixed: addresses that are the same in each call.
-    """
-
-    struct: "array[int]"
-    arrange: Callable[[list[int]], tuple[int, ...]]
-    fixed: list[int]
 
 
 class ForwardCall:
@@ -118,11 +99,21 @@ class ForwardCall:
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
         self.blanks = self._blanks(made)
         self.hidden, self.room, self.each_row = self._hidden()
-        self.end = self.walk.places.end
-        self.ways = [self._ways(made, stated) for stated in (False, True)]
+        self.shelf = self._shelf(self.room + self.each_row * layout.rows)
+        self.structs = [
+            [self._struct(made, stated, d) for d in self.directions] for stated in (False, True)
+        ]
+        self.rooms = [
+            (field, self.hidden[name] * plan.item)
+            for name, field in _ROOMS.items()
+            if name in self.hidden
+        ]
         # of weights that lie: the last call left those in the caches that it read last
         self.turn = 0
         self._latest: tuple[Layout, Blanks, list[array[int]]] | None = None
+
+    def _shelf(self, room: int) -> Shelf:
+        return self.walk.spares.shelf(room, large=not self.keep)
 
     def _blanks(self, made: list[_Made]) -> Blanks:
         """Return what makes them; the kept ones come last."""
@@ -188,84 +179,63 @@ class ForwardCall:
         starts |= dict(zip(each, within, strict=False))
         return starts, ends[-1], within[-1] - ends[-1]
 
-    def _ways(self, made: list[_Made], stated: bool) -> tuple[list[_Given], list[tuple[int, int]]]:
-        """Return what each direction is given, and the addresses that follow from others.
+    def _places(self, made: list[_Made], stated: bool) -> Places:
+        """Say for each name which of the addresses of a call it is at, and how far from there.
 
-        The addresses of a call are those of x, the parameters, the initial states if ``stated``,
-        what is made, the hidden memory; then those that lie so many bytes behind one of them.
+        They are the plan's constants, then those of x, the parameters, the initial states if
+        ``stated``, what is made, the hidden memory.
         """
-        plan, places = self.plan, self.walk.places
-        at = places.buffers | {"packed": PACKED, "split": SPLIT, "input planes": INPUT_PLANES}
-        own = [
-            places.matrices[name] if kind == "weight" else at[f"{kind}.{name}"]
-            for kind, name in plan.parameters
+        plan, states, D = self.plan, slice(self.kept.start), self.directions
+        jumps = {plan.ends[0][0]: plan.outputs}
+        for state, *ends in plan.ends:
+            jumps |= dict.fromkeys(ends, self.layout.batch * plan.width(state))
+        shared = [start for _, start, _ in plan.ends] if stated else []
+        shared += [one.name for one in made[states]]
+        names: list[list[tuple[str, int, int]]] = [
+            *([(name, d, 0) for d in D] for name in (*CONSTANTS, "x")),
+            *([(f"{kind}.{name}", d, 0)] for d in D for kind, name in plan.parameters),
+            *([(name, d, d * jumps[name]) for d in D] for name in shared),
+            *([(one.name, one.direction, 0)] for one in made[self.kept]),
+            [(name, d, on) for name, on in self.hidden.items() for d in D],
         ]
-        starts = [at[start] for _, start, _ in plan.ends] if stated else []
-        known = [(0, at["x"]), *((d, place) for d in self.directions for place in own)]
-        known += [(0, start) for start in starts]
-        known += [(one.direction, at[one.name]) for one in made]
-        block = len(known)  # the hidden memory
-        number = {place: k for k, place in enumerate(known)}
-        behind: list[tuple[int, int]] = []
-        for name, offset in self.hidden.items():
-            behind.append((block, offset * plan.item))
-            number[0, at[name]] = block + len(behind)
-        jumps = {at[plan.ends[0][0]]: plan.outputs}
-        for state, start, end in plan.ends:
-            width = self.layout.batch * plan.width(state)  # elements of one direction's
-            jumps |= {at[end]: width, **({at[start]: width} if stated else {})}
-        for d in self.directions[1:]:
-            for place, jump in jumps.items():
-                behind.append((number[0, place], d * jump * plan.item))
-                number[d, place] = block + len(behind)
-            for place in (at["x"], *(at[name] for name in self.hidden)):
-                number.setdefault((d, place), number[0, place])
-        for d in self.directions:
-            if self.ahead:
-                number[d, at["gx"]] = number[d, at["a"]]
-            elif "b" in self.hidden:
-                number[d, at["gx"]] = number[d, at["b"]]
-            for carried, _, final in plan.ends[1:]:  # carried along in place, where not kept
-                number.setdefault((d, at[carried]), number[d, at[final]])
-        total = block + 1 + len(behind)
-        return [self._given(number, total, d, stated) for d in self.directions], behind
+        return {(name, d): (k, on) for k, owners in enumerate(names) for name, d, on in owners}
 
-    def _given(
-        self, number: dict[tuple[int, int], int], total: int, d: int, stated: bool
-    ) -> _Given:
-        """Say how a direction's struct is filled from ``total`` addresses and the fixed ones."""
-        struct, places = self._struct(d, stated), range(PACKED, self.end)
-        order = [number.get((d, place), total + place - PACKED) for place in places]
-        return _Given(struct, itemgetter(*order), list(struct[PACKED : self.end]))
-
-    def _struct(self, d: int, stated: bool) -> "array[int]":
-        plan, walk, rows = self.plan, self.walk, self.rows
-        accumulators = (0, *rows.distances(self.width))
-        each = (0, *rows.distances(plan.units))  # of what is kept for each step
-        fields: dict[str, Field] = dict.fromkeys(walk.names, (0, 0, plan.units))
-        fields["x"] = (0, *rows.distances(plan.inputs))
-        fields["a"] = (0, 0, self.width) if "a" in self.hidden else (plan.dump.data_ptr(), 0, 0)
+    def _struct(self, made: list[_Made], stated: bool, d: int) -> "array[int]":
+        """Return a direction's struct, without what differs from call to call."""
+        plan, walk = self.plan, self.walk
+        places, distances = self._places(made, stated), self._distances()
+        stand_ins = {start: "zeros" for _, start, _ in plan.ends} | {"a": "dump", "b": "zeros"}
+        for name, stand_in in stand_ins.items():
+            if (name, d) not in places:
+                places[name, d], distances[name] = places[stand_in, d], (0, 0)
+        for carried, _, final in plan.ends[1:]:  # carried along in place, where not kept
+            places.setdefault((carried, d), places[final, d])
         # where weights are read as they lie, tiles start from the biases: not to be added again
-        fields["gx"] = fields["b"] = plan.zero_row
-        if self.ahead and not self.keep:
-            accumulators = (0, *rows.distances(self.each_row))
-        if self.keep or self.ahead:
-            fields["a"] = accumulators
-        if self.ahead:
-            fields["gx"] = accumulators
-        fields |= {f"e{j}": each for j in range(len(plan.step.expressions)) if self.keep}
-        for state, start, final in plan.ends:
-            fields[final] = (0, 0, plan.width(state))
-            fields[start] = fields[final] if stated else plan.zero_row
-            if self.keep:
-                fields[state] = each
-            elif state in plan.streamed:
-                fields[state] = (0, *rows.distances(self.each_row))
-        width = len(self.directions) * plan.outputs
-        fields[plan.cell.states[0]] = (0, *rows.distances(width))
-        matrices, packed = matrix_fields(plan, walk), int(not self.raw)
+        ahead = "a" if self.ahead else "b"
+        places["gx", d], distances["gx"] = places[ahead, d], distances[ahead]
+        widths = plan.matrix_widths(walk.matrices)
         threads = self.share.threads
-        return walk.struct(self.layout, d == 1, threads, fields, matrices, packed, self.ahead)
+        return walk.struct(
+            self.layout, d == 1, threads, places, d, distances, widths, ahead=self.ahead
+        )
+
+    def _distances(self) -> dict[str, Distances]:
+        """Return how far apart the rows of each buffer are."""
+        plan, rows = self.plan, self.rows
+        found: dict[str, Distances] = dict.fromkeys(self.walk.names, (0, plan.units))
+        found |= {"x": rows.distances(plan.inputs), "a": (0, self.width), "b": (0, 0)}
+        for state, *ends in plan.ends:
+            found |= dict.fromkeys(ends, (0, plan.width(state)))
+        if self.keep or self.ahead:
+            found["a"] = rows.distances(self.width if self.keep else self.each_row)
+        if self.keep:
+            expressions = (f"e{j}" for j in range(len(plan.step.expressions)))
+            each = rows.distances(plan.units)
+            found |= dict.fromkeys((*plan.cell.states, *expressions), each)
+        else:
+            found |= dict.fromkeys(plan.streamed, rows.distances(self.each_row))
+        found[plan.cell.states[0]] = rows.distances(len(self.directions) * plan.outputs)
+        return found
 
     def __call__(
         self, given: Sequence[Tensor], stated: bool, rows: Rows
@@ -283,28 +253,31 @@ class ForwardCall:
         if self.packed:
             blanks, heads = self._of(rows)
         made = blanks()
-        ways, behind = self.ways[stated]
-        addresses = [*map(_address, given), *map(_address, made)]
-        if 0 in addresses:
+        addresses = [*self.plan.constants, *map(_address, given), *map(_address, made)]
+        if addresses.count(0) > 1:
             check_memory(given)
         room = self.room + self.each_row * layout.rows
-        hidden = self.walk.spares.take(room) if room else None
-        addresses.append(0 if hidden is None else hidden.data_ptr())
-        raw_walk = self.raw_walk and start_lines(self.plan, addresses, len(self.directions))
+        shelf = self._shelf(room) if self.packed else self.shelf
+        hidden = shelf.take(room) if room else None
+        at = 0 if hidden is None else hidden.address
+        addresses.append(at)
+        raw_walk = self.raw_walk and start_lines(
+            self.plan, addresses[len(CONSTANTS) + 1 :], len(self.directions)
+        )
+        table = array("q", addresses)
         lies = self.raw or raw_walk
-        turn = self.turn if lies else 1  # what was packed last is in the caches
-        for number, offset in behind:
-            addresses.append(addresses[number] + offset)
-        for d, (form, arrange, fixed) in enumerate(ways):
-            struct = form[:]
+        for d, template in enumerate(self.structs[stated]):
+            struct = template[:]
             if self.packed:
                 struct[:LAYOUT] = heads[d]
-            struct[PACKED : self.end] = array("q", arrange(addresses + fixed))
+            for field, offset in self.rooms:
+                struct[field] = at + offset
+            struct[TABLE], _ = table.buffer_info()
             struct[RAW] = raw_walk
-            struct[TURN] = turn
+            struct[TURN] = self.turn if lies else 1  # what was packed last is in the caches
             self.walk.run(struct, self.share)
         if hidden is not None:
-            self.walk.spares.put_back(hidden, large=not self.keep)
+            shelf.put_back(hidden)
         if lies:
             self.turn = (self.turn + layout.steps) % 2
         return made[0], tuple(made[1 : self.kept.start]), made[self.kept]

@@ -24,7 +24,8 @@ The struct (8-byte fields):
       multiplies them ahead of the walk
 16    1 if weights are read as they lie though there is memory for packed ones; those of the input,
       multiplied ahead of the walk, are packed
-17 …  the address of each buffer, then of each weight matrix
+17    table of the call's addresses
+18 …  for each buffer, then for each weight matrix: which of the addresses, how many elements on
 …     for each buffer: distance between steps, distance between rows, in elements
 …     for each weight matrix: distance between rows, in elements
 ====  =====================================================================================
@@ -42,7 +43,6 @@ from cellwright.cpu.tile import TILE
 from cellwright.graph.schedule import Program, Read
 
 __all__ = [
-    "ADDRESSES",
     "BARRIER",
     "INPUT_PLANES",
     "LAYOUT",
@@ -51,16 +51,17 @@ __all__ = [
     "REFUSED",
     "SPLIT",
     "SUM_ROWS",
+    "TABLE",
     "THREADS",
     "TURN",
+    "Fields",
     "Frame",
     "Place",
-    "Places",
     "matrices",
 ]
 
 LAYOUT, AHEAD, THREADS, BARRIER, TURN = range(7, 12)
-PACKED, SPLIT, REFUSED, INPUT_PLANES, RAW, ADDRESSES = range(12, 18)
+PACKED, SPLIT, REFUSED, INPUT_PLANES, RAW, TABLE, PLACES = range(12, 19)
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""
@@ -74,23 +75,22 @@ def matrices(program: Program) -> list[str]:
     return list(dict.fromkeys(p.matrix for stage in program.stages for p in stage.products))
 
 
-class Places:
+class Fields:
     """Which fields of the struct a walk's buffers and matrices have.
 
     Attributes:
-        buffers, matrices: the field of each one's address.
+        buffers, matrices: the first of the two fields of each one's place.
         strides: the first of the two fields of each buffer's distances.
         matrix_strides: the field of each matrix's distance.
-        end: one past the last address.
     """
 
     def __init__(self, buffers: Sequence[str], matrices: Sequence[str]) -> None:
-        top = ADDRESSES + len(buffers)
-        self.end = top + len(matrices)
-        after = self.end + 2 * len(buffers)
-        self.buffers = {name: ADDRESSES + k for k, name in enumerate(buffers)}
-        self.matrices = {name: top + k for k, name in enumerate(matrices)}
-        self.strides = {name: self.end + 2 * k for k, name in enumerate(buffers)}
+        top = PLACES + 2 * len(buffers)
+        end = top + 2 * len(matrices)
+        after = end + 2 * len(buffers)
+        self.buffers = {name: PLACES + 2 * k for k, name in enumerate(buffers)}
+        self.matrices = {name: top + 2 * k for k, name in enumerate(matrices)}
+        self.strides = {name: end + 2 * k for k, name in enumerate(buffers)}
         self.matrix_strides = {name: after + k for k, name in enumerate(matrices)}
 
 
@@ -143,14 +143,19 @@ class Frame:
         self.constants = {write.column: write.value for write in program.constants}
         self.buffers: dict[str, tuple[Value, Value, Value]] = {}
         self.matrices: dict[str, tuple[Value, Value]] = {}
+        addresses = s.field(struct, TABLE, POINTER)
         names = [buffer.name for buffer in program.buffers]
-        places = Places(names, matrices(program))
+        fields = Fields(names, matrices(program))
+
+        def start(field: int) -> Value:
+            address = s.field(addresses, s.field(struct, field), POINTER)
+            return s.at(address, s.field(struct, field + 1))
+
         for name in names:
-            steps, rows = (s.field(struct, places.strides[name] + j) for j in (0, 1))
-            self.buffers[name] = (s.field(struct, places.buffers[name], POINTER), steps, rows)
-        for name, stride in places.matrix_strides.items():
-            base = s.field(struct, places.matrices[name], POINTER)
-            self.matrices[name] = (base, s.field(struct, stride))
+            steps, rows = (s.field(struct, fields.strides[name] + j) for j in (0, 1))
+            self.buffers[name] = (start(fields.buffers[name]), steps, rows)
+        for name, stride in fields.matrix_strides.items():
+            self.matrices[name] = (start(fields.matrices[name]), s.field(struct, stride))
         # whether to read as they lie what could be packed; whether any weights are read so
         self.raw_walk = s.less(0, s.field(struct, RAW))
         self.unpacked = s.builder.or_(self.raw_walk, s.is_null(self.packed))

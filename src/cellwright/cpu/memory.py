@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate, starmap
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from cellwright.cpu.target import DTYPES
 
 __all__ = [
     "Blanks",
+    "Block",
+    "Shelf",
     "Spares",
     "Strided",
     "contiguous",
@@ -140,6 +143,44 @@ def _alone() -> int | None:
     return None if alone is None or shared is None or shared <= alone else alone
 
 
+class Block(NamedTuple):
+    """Memory that only machine code sees: its elements, the first one's address, their number."""
+
+    elements: Tensor
+    address: int
+    size: int
+
+
+class Shelf:
+    """Where blocks of about a size wait for the next call.
+
+    Args:
+        dtype: of their elements. blocks: those that wait. most: how many may.
+    """
+
+    __slots__ = ("_blocks", "_dtype", "_most")
+
+    def __init__(self, dtype: torch.dtype, blocks: list[Block], most: int) -> None:
+        self._dtype, self._blocks, self._most = dtype, blocks, most
+
+    def take(self, size: int) -> Block:
+        """Return a block of at least ``size`` elements, which nobody else has."""
+        try:
+            block = self._blocks.pop()
+        except IndexError:
+            return self._new(size)
+        return block if block.size >= size else self._new(size)
+
+    def put_back(self, block: Block) -> None:
+        """Keep a block for others; one that is not put back is freed with its last reference."""
+        if len(self._blocks) < self._most:
+            self._blocks.append(block)
+
+    def _new(self, size: int) -> Block:
+        elements = _in_huge_pages(torch.empty(size, dtype=self._dtype, device="cpu"))
+        return Block(elements, elements.data_ptr(), size)
+
+
 class Spares:
     """Blocks of memory that only machine code sees, kept from call to call.
 
@@ -152,41 +193,24 @@ class Spares:
 
     def __init__(self, dtype: str) -> None:
         self._dtype: torch.dtype = getattr(torch, dtype)
-        self._shelves: list[list[Tensor]] = [[] for _ in _SHELVES]
+        self._waiting: list[list[Block]] = [[] for _ in _SHELVES]
 
-    def take(self, size: int) -> Tensor:
-        """Return a block of at least ``size`` elements, which nobody else has."""
-        shelf, _ = self._shelf(size * self._dtype.itemsize)
-        try:
-            block = shelf.pop()
-        except IndexError:
-            return self._new(size)
-        return block if block.numel() >= size else self._new(size)
-
-    def put_back(self, block: Tensor, *, large: bool = False) -> None:
-        """Keep a block for others; one that is not put back is freed with its last reference.
+    def shelf(self, size: int, *, large: bool = False) -> Shelf:
+        """Return where blocks of ``size`` elements are to be had.
 
         Large ones are kept only if ``large``: not in training, whose backward pass needs the most
         memory when that of the forward pass lies idle.
         """
-        shelf, most = self._shelf(block.nbytes)
-        if len(shelf) < most and (large or shelf is self._shelves[0]):
-            shelf.append(block)
-
-    def _shelf(self, size: int) -> tuple[list[Tensor], int]:
-        """Return where blocks of so many bytes are kept, and at most how many."""
-        for shelf, (largest, most) in zip(self._shelves, _SHELVES, strict=True):
-            if size <= largest:
-                return shelf, most
-        return [], 0
+        for waiting, (largest, most) in zip(self._waiting, _SHELVES, strict=True):
+            if size * self._dtype.itemsize <= largest:
+                kept = most if large or waiting is self._waiting[0] else 0
+                return Shelf(self._dtype, waiting, kept)
+        return Shelf(self._dtype, [], 0)
 
     def clear(self) -> None:
         """Free all that is kept."""
-        for shelf in self._shelves:
-            shelf.clear()
-
-    def _new(self, size: int) -> Tensor:
-        return _in_huge_pages(torch.empty(size, dtype=self._dtype, device="cpu"))
+        for waiting in self._waiting:
+            waiting.clear()
 
 
 @lru_cache(maxsize=4)

@@ -1,5 +1,6 @@
 """What a layer's call is made of: its plan, and the order in which its rows lie."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
@@ -11,7 +12,7 @@ from torch import Tensor
 from cellwright.cpu.amx.arrangement import AmxNeed, amx_need
 from cellwright.cpu.memory import Strided, contiguous
 from cellwright.cpu.target import DTYPES, host
-from cellwright.cpu.walks import Field, Layout, Walk
+from cellwright.cpu.walks import Layout, Walk
 from cellwright.graph.accumulate import Step, accumulate
 from cellwright.graph.cell import INPUT, PROJECTION, Cell, apart
 from cellwright.graph.expr import Expr
@@ -19,11 +20,15 @@ from cellwright.graph.runs import runs
 from cellwright.graph.schedule import Program, backward, forward
 
 __all__ = [
+    "CONSTANTS",
     "Plan",
     "Rows",
-    "field",
     "plan_of",
 ]
+
+
+CONSTANTS = ("null", "zeros", "dump", "one")
+"""What each call's addresses start with; see ``Plan.constants``."""
 
 
 class Fed(NamedTuple):
@@ -231,9 +236,13 @@ class Plan:
         return self.zeros.new_ones(1)
 
     @cached_property
-    def zero_row(self) -> Field:
-        """Rows of zeros."""
-        return (self.zeros.data_ptr(), 0, 0)
+    def constants(self) -> tuple[int, ...]:
+        """The addresses that each call has first, ``CONSTANTS``: null is where nothing lies."""
+        return (0, *(t.data_ptr() for t in (self.zeros, self.dump, self.one)))
+
+    def matrix_widths(self, bundles: Iterable[str]) -> dict[str, int]:
+        """Return the elements of a row of weights."""
+        return {b: self.width(b) for b in bundles}
 
     @cached_property
     def products_first(self) -> int:
@@ -284,9 +293,3 @@ class Rows:
         if self.batch_first:
             return t.transpose(0, 1).contiguous().transpose(0, 1)
         return t.contiguous()
-
-
-def field(t: Tensor) -> Field:
-    """Address a sequence that lies anyhow: (L, N, ·) dense, or (rows, ·) packed."""
-    strides = t.stride()
-    return (t.data_ptr(), strides[0], strides[-2])

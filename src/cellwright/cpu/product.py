@@ -9,17 +9,20 @@ to vector instructions (``cellwright.cpu.product_chunks``). The loops over chunk
 de Geijn (2008).
 
 A list of products is a struct of 8-byte fields: how many there are, how many threads take part, the
-table of the library's functions, memory of ``scratch_size`` elements for each thread, then for each
-product
+table of the library's functions, memory of ``scratch_size`` elements for each thread, a table of
+addresses, then for each product
 
-====  =====================================================================
-0–2   A: address, distance between rows m, distance between depths k; one of the two is 1
-3, 4  B: address, distance between depths k
-5, 6  C: address, distance between rows m
-7, 8  numbers of rows and columns
-9     1 to add to C, 0 to start from 0
-10    address of the depths to sum over: a table, see ``product_job``
-====  =====================================================================
+======  =====================================================================
+0, 1    A: which of the addresses, how far from there
+2, 3    distance between rows m, distance between depths k; one of the two is 1
+4, 5    B: which of the addresses, how far from there
+6       distance between depths k
+7, 8    C: which of the addresses, how far from there
+9       distance between rows m
+10, 11  numbers of rows and columns
+12      1 to add to C, 0 to start from 0
+13      address of the depths to sum over: a table, see ``product_job``
+======  =====================================================================
 
 Distances count elements. Each thread takes a share of the rows of C.
 """
@@ -36,9 +39,9 @@ from cellwright.cpu.product_job import JOB, Job
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.target import Target
 
-__all__ = ["HEADER", "MEMORY", "TABLE", "emit_products", "scratch_size", "shares_of"]
+__all__ = ["ADDRESSES", "HEADER", "MEMORY", "TABLE", "emit_products", "scratch_size", "shares_of"]
 
-HEADER, TABLE, MEMORY = 4, 2, 3
+TABLE, MEMORY, ADDRESSES, HEADER = range(2, 6)
 
 
 def scratch_size(target: Target, dtype: str) -> int:
@@ -72,6 +75,7 @@ class _Products:
         self.threads, self.table = s.field(struct, 1), s.field(struct, TABLE, POINTER)
         offset = s.mul(thread, scratch_size(s.target, s.dtype))
         self.memory = s.at(s.field(struct, MEMORY, POINTER), offset)
+        self.addresses = s.field(struct, ADDRESSES, POINTER)
         self.row_table = s.reserve(POINTER, s.target.rows)
         self.has_amx = s.target.has_amx(s.dtype)
         if self.has_amx:
@@ -80,7 +84,7 @@ class _Products:
 
     def job(self, place: Value) -> None:
         """Emit the product at the ``place``-th field."""
-        s, job = self.s, Job.load(self.s, self.struct, place)
+        s, job = self.s, Job.load(self.s, self.struct, place, self.addresses)
         chunks = Chunks(s, job, self.table, self.memory, self.row_table)
         rows = self._share(job)
         if self.has_amx:

@@ -70,13 +70,17 @@ class Job:
     depths: Value
 
     @classmethod
-    def load(cls, s: Simd, struct: Value, place: Value) -> "Job":
+    def load(cls, s: Simd, struct: Value, place: Value, addresses: Value) -> "Job":
         """Load the product at the ``place``-th field of a struct."""
-        kinds = dict.fromkeys(("a", "b", "c", "depths"), POINTER)
-        names = [field.name for field in fields(cls)]
-        return cls(
-            *(s.field(struct, s.add(place, k), kinds.get(n, I64)) for k, n in enumerate(names))
-        )
+        found: list[Value] = []
+        for name in (field.name for field in fields(cls)):
+            value = s.field(struct, place, POINTER if name == "depths" else I64)
+            if name in MATRICES:
+                place = s.add(place, 1)
+                value = s.at(s.field(addresses, value, POINTER), s.field(struct, place))
+            found.append(value)
+            place = s.add(place, 1)
+        return cls(*found)
 
     def crosswise(self, s: Simd) -> Value:
         """Whether rows of A lie side by side, as columns of B always do."""
@@ -112,5 +116,7 @@ class Job:
         s.loop(0, rows[1], 1, row)
 
 
-JOB = len(fields(Job))
+MATRICES = ("a", "b", "c")
+"""What a product has two fields of: which of the addresses, and how far from there."""
+JOB = len(fields(Job)) + len(MATRICES)
 """Fields of a product."""

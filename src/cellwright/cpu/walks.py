@@ -16,26 +16,46 @@ from cellwright.cpu.frame import (
     BARRIER,
     INPUT_PLANES,
     PACKED,
+    PLACES,
     RAW,
     REFUSED,
     SPLIT,
     THREADS,
-    Places,
     matrices,
 )
 from cellwright.cpu.library import library
-from cellwright.cpu.memory import spares
+from cellwright.cpu.memory import Shelf, spares
 from cellwright.cpu.parts import packed_size
-from cellwright.cpu.product import MEMORY, TABLE, emit_products, scratch_size, shares_of
+from cellwright.cpu.product import (
+    ADDRESSES,
+    MEMORY,
+    TABLE,
+    emit_products,
+    scratch_size,
+    shares_of,
+)
 from cellwright.cpu.target import host
 from cellwright.cpu.team import WALK, Team, team
 from cellwright.cpu.walk import emit_walk
 from cellwright.graph.schedule import Program
 
-__all__ = ["Field", "Layout", "Products", "Share", "Walk", "dense", "packed", "products"]
+__all__ = [
+    "Distances",
+    "Layout",
+    "Places",
+    "Products",
+    "Share",
+    "Walk",
+    "dense",
+    "packed",
+    "products",
+]
 
-Field = tuple[int, int, int]
-"""A buffer as a walk sees it: address, distance between steps and between rows in elements."""
+Places = dict[tuple[str, int], tuple[int, int]]
+"""For each name and direction, which of a call's addresses it is at, and how many elements on. The
+first address is null: names without a place are there."""
+Distances = tuple[int, int]
+"""Of a buffer's elements, from step to step and from row to row."""
 
 
 class Share(NamedTuple):
@@ -118,7 +138,7 @@ class Products:
         self._library = library(dtype)
         self._library.need_products()
         self._dtype, self._lanes = dtype, target.lanes(dtype)
-        self._spares, self._scratch = spares(dtype), scratch_size(target, dtype)
+        self._scratch, self._rooms = scratch_size(target, dtype), dict[int, tuple[Shelf, int]]()
 
     def need(self, rows: int | None, columns: int, threads: int, *, crosswise: bool) -> None:
         """Load the tiles that a product needs: for its columns or its threads' shares of rows.
@@ -132,16 +152,30 @@ class Products:
             shares = shares_of(rows, threads, self._lanes)
         self._library.need([columns, *shares])
 
-    def run(self, struct: "array[int]", threads: int) -> None:
-        """Compute the products that the struct lists, shared out over the threads it names."""
-        scratch = self._spares.take(threads * self._scratch)
-        struct[TABLE], struct[MEMORY] = self._library.table, scratch.data_ptr()
+    def run(self, struct: "array[int]", addresses: "array[int]", threads: int) -> None:
+        """Compute the products that the struct lists, shared out over the threads it names.
+
+        Args:
+            struct: the list.
+            addresses: what its matrices are counted from.
+            threads: how many.
+        """
+        shelf, size = self._rooms.get(threads) or self._room(threads)
+        scratch = shelf.take(size)
+        struct[TABLE], struct[MEMORY] = self._library.table, scratch.address
+        struct[ADDRESSES], _ = addresses.buffer_info()
         address, _ = struct.buffer_info()
         if threads == 1:
             self._call(address, 0)
         else:
             self._team(self._address, address, threads)
-        self._spares.put_back(scratch)
+        shelf.put_back(scratch)
+
+    def _room(self, threads: int) -> tuple[Shelf, int]:
+        """Return where the memory that threads need is to be had, and how many elements it has."""
+        size = threads * self._scratch
+        found = self._rooms[threads] = spares(self._dtype).shelf(size), size
+        return found
 
 
 @lru_cache(maxsize=4)
@@ -178,7 +212,6 @@ class Walk:
         self._library.need([stage.units for stage in stages])
         self.names = [b.name for b in program.buffers]
         self.matrices = matrices(program)
-        self.places = Places(self.names, self.matrices)
         lanes = target.lanes(dtype)
         self._packed_size = packed_size(program, lanes)
         self._plane_size = plane_size(program, lanes)
@@ -209,29 +242,31 @@ class Walk:
         layout: Layout,
         reverse: bool,
         threads: int,
-        fields: Mapping[str, Field],
-        weights: Mapping[str, Field],
-        packed: int,
+        places: Places,
+        direction: int,
+        distances: Mapping[str, Distances],
+        widths: Mapping[str, int],
         ahead: bool,
     ) -> "array[int]":
-        """Return what the machine code reads.
+        """Return what the machine code reads; what differs from call to call is 0.
 
         Args:
             layout: how the rows lie.
             reverse: walk backwards in time.
             threads: over how many threads the rows are shared out.
-            fields: where each buffer of the program lies.
-            weights: where each matrix lies.
-            packed: address of memory for the packed weights, or 0 to read the weights as they lie.
+            places: where each buffer and each matrix, as ``weight.``, lies.
+            direction: of which direction.
+            distances: of each buffer.
+            widths: the elements of a row of each matrix.
             ahead: take the products with the input ahead of the walk, into the buffer ``gx``.
         """
         struct = [*layout.fields(reverse, threads), self._library.table]
-        struct += (int(ahead), threads, 0, 0, packed, 0, 0, 0, 0)
-        struct += [fields[name][0] for name in self.names]
-        struct += [weights[name][0] for name in self.matrices]
+        struct += (int(ahead), threads, *[0] * (PLACES - BARRIER))
+        for name in (*self.names, *(f"weight.{b}" for b in self.matrices)):
+            struct += places.get((name, direction), (0, 0))
         for name in self.names:
-            struct += fields[name][1:]
-        struct += [weights[name][1] for name in self.matrices]
+            struct += distances[name]
+        struct += [widths[name] for name in self.matrices]
         return array("q", struct)
 
     def run(self, struct: "array[int]", share: Share) -> None:
