@@ -20,6 +20,7 @@ __all__ = [
     "Call",
     "differentiate",
     "gradients",
+    "plain",
     "prepared",
     "ready",
     "warn",
@@ -98,7 +99,8 @@ def differentiate(
         count = call.arity
         parts = saved[:count], saved[count:]
         saved = [t for part in parts for t in without_gaps(call.rows, part)]
-    return gradients(prepared(call, needs[0]), call.rows, call.arity, saved, cotangents)
+    readable = _readable(cotangents)
+    return gradients(prepared(call, needs[0]), call.rows, call.arity, saved, readable)
 
 
 def ready(call: Call, saved: Sequence[Tensor]) -> bool:
@@ -119,9 +121,18 @@ def gradients(
     saved: Sequence[Tensor],
     cotangents: Sequence[Tensor | None],
 ) -> Sequence[Tensor | None]:
-    """Return the gradients of a call with ``count`` tensors, what was saved being ready."""
+    """Return the gradients of a call with ``count`` tensors.
+
+    What was saved is ready, and the cotangents are plain.
+    """
     tensors, out, kept = saved[:count], saved[count], saved[count + 1 :]
-    return backward(tensors, out, kept, _readable(cotangents), not _keeps_graph(), rows)
+    return backward(tensors, out, kept, cotangents, not _keeps_graph(), rows)
+
+
+def plain(cotangents: Sequence[Tensor | None]) -> bool:
+    """Whether all of them that are there have memory, and values as they lie there."""
+    readable = zip(cotangents, _readable(cotangents), strict=True)
+    return all(given is found for given, found in readable)
 
 
 def _readable(cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:

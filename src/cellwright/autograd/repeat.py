@@ -5,12 +5,12 @@ of its tensors tells that it is what it was before, and what was found out then 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cellwright.autograd.gradient import Call, differentiate, gradients, prepared, ready
+from cellwright.autograd.gradient import Call, differentiate, gradients, plain, prepared, ready
 from cellwright.autograd.guard import Guard, guard
 from cellwright.autograd.obstacle import backward_obstacle, forward_derivatives, obstacle
 from cellwright.autograd.operation import apply, plan_for
@@ -61,6 +61,21 @@ def _distinct(tensors: Sequence[Any]) -> Sequence[Any]:
     return [t if first[id(t)] == k else t.view_as(t) for k, t in enumerate(tensors)]
 
 
+def _alike(alike: Guard, tensors: Sequence[Any]) -> Sequence[Any] | None:
+    """Return the tensors if they are alike, with a view for each that stands twice; else None."""
+    if alike(*tensors):
+        return tensors
+    distinct = _distinct(tensors)
+    return None if distinct is tensors or not alike(*distinct) else distinct
+
+
+class _Derived(NamedTuple):
+    """What computes gradients, and what tells whether saved tensors and cotangents are for it."""
+
+    alike: Guard
+    call: BackwardCall
+
+
 class Repeat:
     """A call over a dense batch, as one before it was in all but values.
 
@@ -73,9 +88,8 @@ class Repeat:
         self.call = call
         self.threads = Team.threads()
         self._asks, self._alike, self._count = asks, alike, call.arity
-        self._saved_alike: Guard | None = None
         self._prepared: list[ForwardCall | None] = [None, None]
-        self._derived: list[BackwardCall | None] = [None, None]
+        self._derived: dict[tuple[int, ...], _Derived] = {}
 
     def __call__(self, *tensors: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Return the output and the final states; None if this is another kind of call.
@@ -85,11 +99,9 @@ class Repeat:
         """
         if len(tensors) != self._count:
             return None
-        given: Sequence[Any] = tensors
-        if not self._alike(*tensors):
-            given = _distinct(tensors)
-            if given is tensors or not self._alike(*given):
-                return None
+        given = _alike(self._alike, tensors)
+        if given is None:
+            return None
         if Team.threads() != self.threads or forward_derivatives():
             return None
         if self._asks and torch.is_grad_enabled():
@@ -111,21 +123,14 @@ class Repeat:
         self, needs: Sequence[bool], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
         """Return the gradients of the call's tensors, as ``gradient.differentiate`` does."""
-        call, alike = self.call, self._saved_alike
-        if backward_obstacle(cotangents) is not None:
-            return differentiate(call, needs, saved, cotangents)
-        if alike is not None and alike(*saved):
-            backward = self._backward(needs[0])
-            return gradients(backward, call.rows, self._count, saved, cotangents)
-        done = differentiate(call, needs, saved, cotangents)
-        self._saved_alike = guard(saved) if ready(call, saved) else None
+        kind = (needs[0], Team.threads(), *[g is None for g in cotangents])
+        tensors = (*saved, *[g for g in cotangents if g is not None])
+        found = None if torch.is_grad_enabled() else self._derived.get(kind)
+        if found is not None and _alike(found.alike, tensors) is not None:
+            return gradients(found.call, self.call.rows, self._count, saved, cotangents)
+        done = differentiate(self.call, needs, saved, cotangents)
+        if backward_obstacle(cotangents) is None and ready(self.call, saved):
+            alike = guard(_distinct(tensors)) if plain(cotangents) else None
+            if alike is not None:
+                self._derived[kind] = _Derived(alike, prepared(self.call, needs[0]))
         return done
-
-    def _backward(self, want_x: bool) -> BackwardCall:
-        """Return what computes the gradients, of the input too if ``want_x``."""
-        if Team.threads() != self.threads:
-            return prepared(self.call, want_x)
-        found = self._derived[want_x]
-        if found is None:
-            found = self._derived[want_x] = prepared(self.call, want_x)
-        return found

@@ -157,10 +157,12 @@ class BackwardCall:
     def _structs(self, dy: Tensor | None) -> list["array[int]"]:
         """Return the structs of calls whose output's cotangent has these strides."""
         strides = None if dy is None else dy.stride()
-        made = [self._struct(d, strides) for d in self.directions]
-        if len(self.structs) < _MOST_STRUCTS:
-            self.structs[strides] = made
-        return made
+        found = self.structs.get(strides)
+        if found is None:
+            found = [self._struct(d, strides) for d in self.directions]
+            if len(self.structs) < _MOST_STRUCTS:
+                self.structs[strides] = found
+        return found
 
     def _struct(self, d: int, strides: tuple[int, ...] | None) -> "array[int]":
         plan, walk, rows, H = self.plan, self.walk, self.rows, self.plan.units
@@ -205,25 +207,30 @@ class BackwardCall:
             rows: the call's rows.
         """
         constants, (dy, *dfinals) = self.plan.constants, cotangents
-        if dy is not None and dy.stride(-1) != 1:
-            dy = dy.contiguous()
-        structs = self.structs.get(None if dy is None else dy.stride()) or self._structs(dy)
+        structs = self.structs.get(None if dy is None else dy.stride())
+        if structs is None:
+            if dy is not None and dy.stride(-1) != 1:
+                dy = dy.contiguous()
+            structs = self._structs(dy)
         new_scratch, new_da, heads = self._of(rows) if self.packed else self.makers
         scratch, *dxs = new_scratch()
         scratch.zero_()
         das = kept[:: self.each] if last and self.one_round else new_da()
-        dstates = [*map(self._state_cotangent, dfinals, self.new_states)]
+        dstates = dfinals
+        if self.given or [g for g in dfinals if g is not None]:  # any() would take longer
+            dstates = [*map(self._state_cotangent, dfinals, self.new_states)]
         at = scratch.data_ptr()
         addresses = [*constants, at, 0 if dy is None else dy.data_ptr(), out.data_ptr()]
         pairs = zip(dstates, self.zeros)  # noqa: B905  # lengths are equal
         addresses += [at + on if t is None else t.data_ptr() for t, on in pairs]
         addresses += map(_address, (*tensors, *kept, *das, *dxs))
+        table = array("q", addresses)
         if addresses.count(0) > 1 + (dy is None):
-            check_memory((*tensors, *kept))
-        self._walk(structs, addresses, heads)
+            check_memory((*tensors, *kept, *(g for g in (dy, *dstates) if g is not None)))
+        self._walk(structs, table, heads)
         gradients = self.new_gradients()
-        addresses += map(_address, gradients)
-        self.products.run(array("q", addresses), rows)
+        table.extend(map(_address, gradients))
+        self.products.run(table, rows)
         dx = dxs[0] if self.want_x else None
         if dx is not None and self.inputs > 1:
             dx.add_(dxs[1])
@@ -232,13 +239,13 @@ class BackwardCall:
     def _walk(
         self,
         structs: Sequence["array[int]"],
-        addresses: Sequence[int],
+        table: "array[int]",
         heads: Sequence["array[int]"],
     ) -> None:
         """Go through the steps; memory for the packed weights is held no longer than that."""
-        walk, raw_walk, table = self.walk, self.raw_walk, array("q", addresses)
+        walk, raw_walk = self.walk, self.raw_walk
         if raw_walk:
-            raw_walk = start_lines(self.plan, addresses[self.first :], len(self.directions))
+            raw_walk = start_lines(self.plan, table[self.first :], len(self.directions))
         packed = self.shelf.take(self.hidden) if self.packs else None
         for d, template in enumerate(structs):
             struct = template[:]
