@@ -1,6 +1,7 @@
 """The cache on disk: what is stored is reused, what is damaged is never run."""
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from cellwright import CacheWarning
 from cellwright.cells import rnn_relu, rnn_tanh
 from cellwright.cpu import jit, plan
 from cellwright.cpu.target import host
+from cellwright.errors import CompileError
 
 SHOW = """
 from cellwright.cpu import jit
@@ -195,3 +197,23 @@ def test_where_the_cache_lies(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     if sys.platform == "linux":
         assert jit.cache_folder() == tmp_path / "x" / "cellwright"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.usefixtures("folder")
+def test_the_cycle_collector_rests_while_code_is_made(enabled):
+    seen = []
+
+    def emit():
+        seen.append(gc.isenabled())
+        raise CompileError("no code")
+
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(CompileError):
+            jit.load(host(), "nothing", ["nothing"], emit)
+        seen.append(gc.isenabled())
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert seen == [False, enabled]

@@ -1,5 +1,7 @@
 """A stage's equations on one block of units: from tiles and memory to what the stage writes."""
 
+from functools import partial
+
 from cellwright.cpu.amx.unit import emit_busy
 from cellwright.cpu.frame import SUM_ROWS, Frame
 from cellwright.cpu.levels import Level, levels
@@ -35,7 +37,7 @@ class Equations:
                 s.store(s.constant(0.0), self.partial[w], v * s.lanes)
         for level in self.levels.levels:
             frame.if_amx(lambda: emit_busy(s))
-            s.loop(0, count, 1, lambda i, _, level=level: self._row(level, row, i))  # type: ignore[misc]
+            s.loop(0, count, 1, partial(self._each, level, row), hot=True)
         for w in sums:
             self._add(w, row)
 
@@ -57,7 +59,7 @@ class Equations:
             error = plus(s.load(lost, v * s.lanes, mask), error)
             s.store(error, lost, v * s.lanes, mask)
 
-    def _row(self, level: Level, row: Value, i: Value) -> None:
+    def _each(self, level: Level, row: Value, i: Value, _: list[Value]) -> None:
         """Evaluate a level for one row, a vector of units at a time."""
         s = self.s
         tiles = s.at(self.frame.tiles, s.mul(i, self.levels.slots * self.width))

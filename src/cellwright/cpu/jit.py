@@ -4,12 +4,14 @@ Object code is kept in the user's cache folder, one file a module, keyed by ever
 depends on. A file is run only if its digest is right; a damaged one is compiled anew.
 """
 
+import gc
 import hashlib
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -82,12 +84,28 @@ def load(target: Target, key: str, functions: list[str], emit: Callable[[], ir.M
             path = cache_folder() / f"{digest[:40]}.o"
             stored = _read(path, digest)
             if stored is None:
-                stored = _compile(target, emit())
+                with _no_collections():
+                    stored = _compile(target, emit())
                 _write(path, digest, stored)
                 _loaded[digest] = _link(target, stored, functions, True)
             else:
                 _loaded[digest] = _link(target, stored, functions, False)
         return _loaded[digest]
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep Python's cycle collector out: it goes through all that torch has made, again and again.
+
+    What an emitter makes is there until its module is compiled, so nothing is to be found.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _read(path: Path, digest: str) -> bytes | None:

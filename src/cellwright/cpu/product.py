@@ -59,7 +59,7 @@ def shares_of(rows: int, threads: int, unit: int) -> list[int]:
 def emit_products(target: Target, dtype: str) -> ir.Module:
     """Emit ``products(struct, thread)``."""
     module = ir.Module(f"products_{target.name}_{dtype}")
-    s = Simd(module, "products", (POINTER, I64), target, dtype)
+    s = Simd(module, "products", (POINTER, I64), target, dtype, reduces=False)
     struct, thread = s.function.args
     emitter = _Products(s, struct, thread)
     s.loop(0, s.field(struct, 0), 1, lambda j, _: emitter.job(s.add(s.mul(j, JOB), HEADER)))

@@ -23,11 +23,11 @@ def emit_walk(program: Program, target: Target, dtype: str) -> ir.Module:
     """Emit ``prelude(struct, thread)``, ``walk(struct, thread)``, and ``both`` for one thread."""
     module = ir.Module(program.name)
     kinds = (POINTER, I64)
-    prelude = Simd(module, "prelude", kinds, target, dtype)
+    prelude = Simd(module, "prelude", kinds, target, dtype, reduces=False)
     emit_prelude(Frame(prelude, program))
-    walk = Simd(module, "walk", kinds, target, dtype)
+    walk = Simd(module, "walk", kinds, target, dtype, reduces=False)
     _Walk(Frame(walk, program)).emit()
-    both = Simd(module, "both", kinds, target, dtype)
+    both = Simd(module, "both", kinds, target, dtype, reduces=False)
     both.builder.call(prelude.function, both.function.args)
     if target.has_amx(dtype):
         _emit_retry(both, prelude.function)
