@@ -7,7 +7,6 @@ from cellwright.cpu.constants import emit_constant
 from cellwright.cpu.dot import DOT, SWEEP
 from cellwright.cpu.frame import Frame
 from cellwright.cpu.levels import levels
-from cellwright.cpu.library import library_names
 from cellwright.cpu.parts import Part, Vector, padded, split
 from cellwright.cpu.simd import I64, POINTER, Value
 from cellwright.cpu.tile import groups, put_rows
@@ -189,8 +188,7 @@ class Block:
     def _dots(self, row: Value, i: Value, size: Value) -> None:
         """Multiply weights as they lie by ``size`` rows from row ``i`` of a chunk on."""
         s, frame = self.s, self.frame
-        number = s.add(size, library_names(s.target, s.dtype).index("dot_1") - 1)
-        function = s.field(frame.table, number, POINTER)
+        number = frame.functions.number("dot_1", s.sub(size, 1))
         top, falling = s.add(row, i), s.builder.zext(frame.downwards, I64)
 
         def tiles(p: Product, first: Value) -> None:
@@ -202,7 +200,7 @@ class Block:
             args = [self._place(i, s.index(p.tile)), s.index(self.row_size), s.index(self.width)]
             args += [frame.row_table, weights, stride, s.mul(stride, self.stage.units)]
             args += [s.index(n) for n in (p.depth, self.valid, p.count)]
-            s.call_pointer(function, DOT, [*args, first, falling])
+            frame.functions.call(number, DOT, [*args, first, falling])
 
         for part in self.parts:
             self._part(part, partial(tiles, part.product))
@@ -221,10 +219,9 @@ def emit_sweeps(frame: Frame, stage: Stage) -> None:
     """Emit a stage's products with the only row, over this thread's units, by sweeps."""
     s = frame.s
     start, stop = frame.share(stage.units)
-    function = s.field(frame.table, library_names(s.target, s.dtype).index("sweep"), POINTER)
     for p, offset in _sweeps(stage, s.lanes):
         base, stride = frame.matrices[p.matrix]
         weights = s.at(base, s.add(s.mul(stride, p.row), p.column))
         args = [s.at(frame.packed, offset), frame.vector(p.source, s.index(0)), weights, stride]
         args += [s.index(p.depth), start, stop, s.builder.zext(frame.downwards, I64)]
-        s.call_pointer(function, SWEEP, args)
+        frame.functions.call("sweep", SWEEP, args)

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 
 from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.barrier import emit_barrier
+from cellwright.cpu.functions import Functions
 from cellwright.cpu.levels import levels
 from cellwright.cpu.parts import split
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
@@ -133,7 +134,8 @@ class Frame:
         choose = s.builder.select
         self.low = choose(self.by_rows, s.field(bounds, self.thread), s.index(0))
         self.high = choose(self.by_rows, s.field(bounds, s.add(self.thread, 1)), self.batch)
-        self.table, self.packed = s.field(struct, 7, POINTER), s.field(struct, PACKED, POINTER)
+        self.functions = Functions(s, s.field(struct, 7, POINTER))
+        self.packed = s.field(struct, PACKED, POINTER)
         self.ahead, self.threads = s.field(struct, AHEAD), s.field(struct, THREADS)
         self.turn = s.field(struct, TURN)
         self.split = s.field(struct, SPLIT, POINTER)
@@ -318,8 +320,7 @@ class Frame:
         """
         s, width = self.s, vectors * self.s.lanes
         table, size = rows
-        index = s.add(size, (vectors - 1) * s.target.rows - 1)
-        function = s.field(self.table, index, POINTER)
+        number = self.functions.number(f"tile_1_{vectors}", s.sub(size, 1))
         weights, depth, count = product
         along, pitch, start = s.index(1), s.index(width), weights
         if self.downwards is not None:
@@ -333,4 +334,4 @@ class Frame:
         passed = s.builder.sdiv(s.mul(done, whole), s.index(total))
         coming = s.at(weights, s.add(passed, whole))
         pace = s.builder.sdiv(s.mul(size, width), s.index(total))
-        s.call_pointer(function, TILE, [*args, first, coming, pace])
+        self.functions.call(number, TILE, [*args, first, coming, pace])

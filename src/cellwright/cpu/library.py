@@ -12,41 +12,13 @@ from cellwright.cpu.amx.panel import PANEL, emit_panel
 from cellwright.cpu.amx.planes import PLANES, SPLIT, emit_planes, emit_split
 from cellwright.cpu.amx.unit import MATRIX, emit_matrix, emit_release, emit_setup
 from cellwright.cpu.dot import DOT, SWEEP, emit_dot, emit_sweep
+from cellwright.cpu.functions import PRODUCT_NAMES, common_names, library_names, tile_names
 from cellwright.cpu.pack import PACK, TRANSPOSE, emit_pack, emit_transpose
 from cellwright.cpu.simd import Simd
 from cellwright.cpu.target import Target, host
 from cellwright.cpu.tile import TILE, emit_tile
 
-__all__ = ["Library", "library", "library_names"]
-
-
-_PRODUCT_NAMES = ["lines", "turn", "rows", "panel"]
-"""The functions that products over all steps have for themselves, by AMX."""
-
-
-def _common_names(target: Target, dtype: str) -> list[str]:
-    """Return the functions that every kernel may call."""
-    amx = ["split", "planes_units", "planes_depth", "setup", "release"]
-    dots = [f"dot_{r}" for r in range(1, target.dot_rows + 1)]
-    packing = ["transpose", "pack_units", "pack_depth"]
-    return [*dots, "sweep", *packing, *(amx if target.has_amx(dtype) else [])]
-
-
-def _tile_names(target: Target, dtype: str, vectors: int) -> list[str]:
-    """Return the functions for so many vectors of units."""
-    tiles = [f"tile_{r}_{vectors}" for r in range(1, target.rows + 1)]
-    products = [f"matrix_{groups}_{vectors}" for groups in (1, 2)]
-    return tiles + (products if target.has_amx(dtype) else [])
-
-
-@lru_cache(maxsize=8)
-def library_names(target: Target, dtype: str) -> list[str]:
-    """Return the functions of the library in the order of its table."""
-    shapes = [(r, v) for v in range(1, target.vectors + 1) for r in range(1, target.rows + 1)]
-    tiles = [f"tile_{r}_{v}" for r, v in shapes]  # number by number: machine code counts on it
-    amx = [f"matrix_{groups}_{v}" for groups in (1, 2) for v in range(1, target.vectors + 1)]
-    amx += _PRODUCT_NAMES
-    return [*tiles, *(amx if target.has_amx(dtype) else []), *_common_names(target, dtype)]
+__all__ = ["Library", "library"]
 
 
 def _emit_common(target: Target, dtype: str) -> ir.Module:
@@ -102,7 +74,7 @@ class Library:
         self.dtype, self._names = dtype, library_names(target, dtype)
         self._table = array("q", [0] * len(self._names))
         self._code: dict[str, jit.Code] = {}
-        self._load("library", _common_names(target, dtype), partial(_emit_common, target, dtype))
+        self._load("library", common_names(target, dtype), partial(_emit_common, target, dtype))
 
     def _load(self, part: str, names: list[str], emit: Callable[[], ir.Module]) -> None:
         """Load functions that are not there yet."""
@@ -124,7 +96,7 @@ class Library:
         widths = {-(-(count % block) // lanes) for count in units}
         widths |= {target.vectors for count in units if count >= block}
         for v in widths - {0}:
-            names = _tile_names(target, self.dtype, v)
+            names = tile_names(target, self.dtype, v)
             self._load(f"tiles {v}", names, partial(_emit_tiles, target, self.dtype, v))
 
     def need_products(self) -> None:
@@ -132,7 +104,7 @@ class Library:
         target = host()
         if target.has_amx(self.dtype):
             self._load(
-                "products by AMX", _PRODUCT_NAMES, partial(_emit_products, target, self.dtype)
+                "products by AMX", PRODUCT_NAMES, partial(_emit_products, target, self.dtype)
             )
 
     def address(self, name: str) -> int:

@@ -8,10 +8,9 @@ from cellwright.cpu.amx.planes import PLANES
 from cellwright.cpu.amx.projection import input_program
 from cellwright.cpu.constants import emit_constants
 from cellwright.cpu.frame import REFUSED, Frame
-from cellwright.cpu.library import library_names
 from cellwright.cpu.pack import PACK
 from cellwright.cpu.parts import depths, padded, split
-from cellwright.cpu.simd import I64, POINTER, Value
+from cellwright.cpu.simd import I64, Value
 from cellwright.graph.schedule import Product, Stage
 
 __all__ = ["emit_prelude"]
@@ -52,18 +51,16 @@ def _pack_planes(frame: Frame, stages: Sequence[Stage], target: Value) -> None:
 
 
 def _pack_stage_planes(frame: Frame, stage: Stage, packed: Value) -> None:
-    s, names = frame.s, library_names(frame.s.target, frame.s.dtype)
-    arrangement = arrange(stage)
+    s, arrangement = frame.s, arrange(stage)
     refused = s.builder.gep(frame.struct, [s.index(REFUSED)], source_etype=I64)
     for (p, tile), start in arrangement.starts.items():
         name = "planes_depth" if p.transposed else "planes_units"
-        function = s.field(frame.table, names.index(name), POINTER)
         base, stride = frame.matrices[p.matrix]
         row = p.row + tile * stage.units
         args = [s.at(base, s.add(s.mul(stride, row), p.column)), stride, s.index(stage.units)]
         args += [s.index(p.depth), packed, s.index(start)]
         args += [s.index(arrangement.weight_blocks), frame.thread, frame.threads, refused]
-        s.call_pointer(function, PLANES, args)
+        frame.functions.call(name, PLANES, args)
 
 
 def _pack(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
@@ -83,12 +80,11 @@ def _pack(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
 
 def _pack_part(frame: Frame, stage: Stage, p: Product, place: tuple[int, int, int]) -> None:
     """Do so for a product; ``place``: of the stage, of the product in a block, a block's depth."""
-    s, names = frame.s, library_names(frame.s.target, frame.s.dtype)
+    s = frame.s
     name = "pack_depth" if p.transposed else "pack_units"
-    function = s.field(frame.table, names.index(name), POINTER)
     base, stride = frame.matrices[p.matrix]
     offset, start, whole = place
     args = [s.at(base, s.add(s.mul(stride, p.row), p.column)), stride]
     args += [s.index(n) for n in (stage.units, p.depth, p.count)]
     args += [s.at(frame.packed, offset), s.index(start), s.index(whole)]
-    s.call_pointer(function, PACK, [*args, frame.thread, frame.threads])
+    frame.functions.call(name, PACK, [*args, frame.thread, frame.threads])

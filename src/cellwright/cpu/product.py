@@ -33,7 +33,7 @@ from itertools import pairwise
 import llvmlite.ir as ir
 
 from cellwright.cpu.amx.product import AMX_MEMORY, AmxChunks, Tables, amx_pays
-from cellwright.cpu.library import library_names
+from cellwright.cpu.functions import Functions
 from cellwright.cpu.product_chunks import CHUNK_MEMORY, Chunks
 from cellwright.cpu.product_job import JOB, Job
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
@@ -72,7 +72,8 @@ class _Products:
 
     def __init__(self, s: Simd, struct: Value, thread: Value) -> None:
         self.s, self.struct, self.thread = s, struct, thread
-        self.threads, self.table = s.field(struct, 1), s.field(struct, TABLE, POINTER)
+        self.threads = s.field(struct, 1)
+        self.functions = Functions(s, s.field(struct, TABLE, POINTER))
         offset = s.mul(thread, scratch_size(s.target, s.dtype))
         self.memory = s.at(s.field(struct, MEMORY, POINTER), offset)
         self.addresses = s.field(struct, ADDRESSES, POINTER)
@@ -85,7 +86,7 @@ class _Products:
     def job(self, place: Value) -> None:
         """Emit the product at the ``place``-th field."""
         s, job = self.s, Job.load(self.s, self.struct, place, self.addresses)
-        chunks = Chunks(s, job, self.table, self.memory, self.row_table)
+        chunks = Chunks(s, job, self.functions, self.memory, self.row_table)
         rows = self._share(job)
         if self.has_amx:
             self._with_amx(job, chunks, rows)
@@ -112,7 +113,7 @@ class _Products:
         s, choose, (low, high) = self.s, self.s.builder.select, rows
         pays = amx_pays(s, job, s.sub(high, low))
         s.when(pays, self._set_up)
-        amx = AmxChunks(s, job, self.table, self.memory, self.tables)
+        amx = AmxChunks(s, job, self.functions, self.memory, self.tables)
         pairs = zip(amx.sizes(s.sub(high, low)), (s.sub(high, low), job.columns), strict=True)
         height, width = (choose(pays, part, whole) for part, whole in pairs)
 
@@ -141,19 +142,16 @@ class _Products:
         s = self.s
 
         def once() -> None:
-            self._call("setup")
+            self.functions.call("setup", (), ())
             s.builder.store(s.index(1), self.ready)
 
         s.when(s.less(s.field(self.ready, 0), 1), once)
-
-    def _call(self, name: str) -> None:
-        s = self.s
-        number = library_names(s.target, s.dtype).index(name)
-        s.call_pointer(s.field(self.table, number, POINTER), (), ())
 
     def finish(self) -> None:
         """Emit the end of the function."""
         s = self.s
         if self.has_amx:
-            s.when(s.less(0, s.field(self.ready, 0)), lambda: self._call("release"))
+            s.when(
+                s.less(0, s.field(self.ready, 0)), lambda: self.functions.call("release", (), ())
+            )
         s.finish()

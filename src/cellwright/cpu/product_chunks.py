@@ -12,10 +12,10 @@ far apart that a cache would hold few of them.
 
 from dataclasses import dataclass, replace
 
-from cellwright.cpu.library import library_names
+from cellwright.cpu.functions import Functions
 from cellwright.cpu.pack import TRANSPOSE
 from cellwright.cpu.product_job import FIRST_GROUP, GROUP_DEPTH, Job
-from cellwright.cpu.simd import I64, POINTER, Simd, Value
+from cellwright.cpu.simd import I64, Simd, Value
 from cellwright.cpu.tile import TILE, groups, put_rows
 
 __all__ = ["CHUNK_MEMORY", "Chunks"]
@@ -89,12 +89,14 @@ class Chunks:
     """Emits the sums of a product, chunk by chunk.
 
     Args:
-        s: where to. job: the product. table: the library's functions. memory: ``CHUNK_MEMORY``
+        s: where to. job: the product. functions: the library's. memory: ``CHUNK_MEMORY``
             elements. row_table: room for the addresses of a tile's rows.
     """
 
-    def __init__(self, s: Simd, job: Job, table: Value, memory: Value, row_table: Value) -> None:
-        self.s, self.job, self.table, self.row_table = s, job, table, row_table
+    def __init__(
+        self, s: Simd, job: Job, functions: Functions, memory: Value, row_table: Value
+    ) -> None:
+        self.s, self.job, self.functions, self.row_table = s, job, functions, row_table
         self.wide_memory = memory
         self.row_memory = s.at(memory, _SIDES[0])
         self.sums = s.at(memory, sum(_SIDES))
@@ -258,12 +260,11 @@ class Chunks:
         main, rest = self._outs(w, r, first)
 
         def tiles(vectors: Value, size: Value, out: _Out, columns: _Place, number: Value) -> None:
-            index = s.add(s.mul(s.sub(vectors, 1), s.target.rows), s.sub(size, 1))
-            function = s.field(self.table, index, POINTER)
+            further = s.add(s.mul(s.sub(vectors, 1), s.target.rows), s.sub(size, 1))
             weights = columns.base, columns.depth, s.index(block)
             args = [out.base, out.stride, self.row_table, rows.depth, *weights]
             args += [group.depth, number, out.fresh, columns.base, s.index(0)]
-            s.call_pointer(function, TILE, args)
+            self.functions.call(self.functions.number("tile_1_1", further), TILE, args)
 
         def some(i: Value, size: Value) -> None:
             line = s.at(rows.base, s.mul(i, rows.line))
@@ -285,9 +286,8 @@ class Chunks:
     ) -> None:
         """Turn a matrix of ``shape``; rows of the result lie ``to`` elements apart."""
         s = self.s
-        index = library_names(s.target, s.dtype).index("transpose")
         args = [source, stride, *shape, target, s.index(to)]
-        s.call_pointer(s.field(self.table, index, POINTER), TRANSPOSE, args)
+        self.functions.call("transpose", TRANSPOSE, args)
 
     def _write_turned(self, w: Value, width: Value, r: Value, count: Value) -> None:
         """Write a chunk's columns as rows of C, by way of the memory that was gathered in."""

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any
 
 from cellwright.cpu.amx.arrangement import Runs, arrange, group_size, place_table, table_size
 from cellwright.cpu.amx.planes import SPLIT, weight_size
 from cellwright.cpu.amx.unit import AMX_ROWS, MATRIX, ROW_BLOCK
 from cellwright.cpu.frame import Frame
-from cellwright.cpu.library import library_names
-from cellwright.cpu.simd import I64, POINTER, Value
+from cellwright.cpu.simd import I64, Value
 from cellwright.cpu.tile import put_rows
 from cellwright.graph.schedule import Read, Stage
 
@@ -29,17 +27,13 @@ class AmxProducts:
     def __init__(self, frame: Frame, stages: Sequence[Stage], memory: Value, planes: Value) -> None:
         self.frame, self.s = frame, frame.s
         self.memory, self.planes = memory, planes
-        self.names = library_names(self.s.target, self.s.dtype)
+        self.functions = frame.functions
         self.arrangements = {stage: arrange(stage) for stage in stages}
         self.tables, _ = place_table(stages)
 
-    def _call(self, name: str, kinds: Sequence[Any] = (), args: Sequence[Value] = ()) -> None:
-        s = self.s
-        s.call_pointer(s.field(self.frame.table, self.names.index(name), POINTER), kinds, args)
-
     def start(self) -> None:
         """Make the unit ready, and the tables of where each tile's blocks are."""
-        self._call("setup")
+        self.functions.call("setup", (), ())
         for runs, start in self.tables.items():
             ends = accumulate((count for _, count in runs), initial=start)
             for at, (first, count) in zip(ends, runs, strict=False):
@@ -47,7 +41,7 @@ class AmxProducts:
 
     def stop(self) -> None:
         """Leave the unit."""
-        self._call("release")
+        self.functions.call("release", (), ())
 
     def _put_places(self, start: int, first: int, count: int) -> None:
         s = self.s
@@ -83,7 +77,7 @@ class AmxProducts:
         first = self.arrangements[stage].vectors[vector]
         target = s.at(self._group(stage, row), first * ROW_BLOCK)
         args = [table, count, s.index(vector[1]), target, s.index(self._distance(stage))]
-        self._call("split", SPLIT, args)
+        self.functions.call("split", SPLIT, args)
 
     def multiply_rows(
         self,
@@ -129,15 +123,14 @@ class AmxProducts:
         s, (vectors, runs, weights), (out, stride) = self.s, product, results
         place = s.builder.gep(self.memory, [s.index(self.tables[runs])], source_etype=I64)
         blocks = s.index(sum(size for _, size in runs))
-        one, two = (s.index(self.names.index(f"matrix_{n}_{vectors}")) for n in (1, 2))
+        one, two = (self.functions.number(f"matrix_{n}_{vectors}") for n in (1, 2))
         first, size = planes
 
         def some(r: Value, _: list[Value]) -> None:
             number = s.builder.select(s.less(s.add(r, AMX_ROWS), count), two, one)
             rows = s.at(first, s.mul(s.builder.lshr(r, s.index(4)), size))
             args = [s.at(out, s.mul(r, stride)), s.index(stride), rows, s.index(size)]
-            function = s.field(self.frame.table, number, POINTER)
-            s.call_pointer(function, MATRIX, [*args, place, weights, blocks])
+            self.functions.call(number, MATRIX, [*args, place, weights, blocks])
 
         s.loop(0, count, 2 * AMX_ROWS, some)
 

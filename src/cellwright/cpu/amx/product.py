@@ -18,7 +18,7 @@ from cellwright.cpu.amx.lines import LINES, PAIR, PANEL_BLOCK, PANEL_DEPTH, PANE
 from cellwright.cpu.amx.panel import PAIR_SUMS, PANEL
 from cellwright.cpu.amx.planes import flushing
 from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS
-from cellwright.cpu.library import library_names
+from cellwright.cpu.functions import Functions
 from cellwright.cpu.pack import TRANSPOSE
 from cellwright.cpu.product_job import FIRST_GROUP, Job
 from cellwright.cpu.simd import I32, I64, POINTER, Simd, Value
@@ -89,13 +89,14 @@ class AmxChunks:
     """Emits the sums of a product, chunk by chunk.
 
     Args:
-        s: where to. job: the product. table: the library's functions. memory: ``AMX_MEMORY``
+        s: where to. job: the product. functions: the library's. memory: ``AMX_MEMORY``
             elements. tables: room for addresses.
     """
 
-    def __init__(self, s: Simd, job: Job, table: Value, memory: Value, tables: Tables) -> None:
-        self.s, self.job, self.table, self.tables = s, job, table, tables
-        self.names = library_names(s.target, s.dtype)
+    def __init__(
+        self, s: Simd, job: Job, functions: Functions, memory: Value, tables: Tables
+    ) -> None:
+        self.s, self.job, self.functions, self.tables = s, job, functions, tables
         self.sums, self.weights = memory, s.at(memory, _SUMS)
         self.rows = s.at(memory, _SUMS + _WEIGHTS)
         self.tiles = s.at(memory, _SUMS + _WEIGHTS + 2 * _ROWS)
@@ -195,13 +196,13 @@ class AmxChunks:
 
         s.loop(depth, whole, 1, fill)
         args = [tables.of_columns, blocks, chunk.column, chunk.columns, self.weights]
-        self._call("lines", LINES, args)
+        self.functions.call("lines", LINES, args)
 
         def panel(r: Value, _: list[Value]) -> None:
             rows, coming = self._split(r, depth)
             sums = s.at(self.sums, self._before(r))
             args = [sums, rows, self.weights, chunk.pairs, blocks, fresh, self.tiles, *coming]
-            self._call("panel", PANEL, args)
+            self.functions.call("panel", PANEL, args)
 
         s.loop(0, chunk.rows, PANEL_ROWS, panel)
 
@@ -226,7 +227,7 @@ class AmxChunks:
 
         def first() -> None:
             self._put_rows(zero)
-            self._call("rows", ROWS, [*side(zero), now])
+            self.functions.call("rows", ROWS, [*side(zero), now])
 
         s.when(s.less(r, 1), first)
         following = s.add(r, PANEL_ROWS)
@@ -279,7 +280,7 @@ class AmxChunks:
                 columns = s.add(chunk.column, first), s.min(s.sub(chunk.columns, first), PAIR)
                 block, stride = s.at(source, s.mul(p, PAIR_SUMS)), s.index(PAIR)
                 args = [block, stride, stride, stride, self.tiles, stride]
-                s.when(self.crosswise, lambda: self._call("transpose", TRANSPOSE, args))
+                s.when(self.crosswise, lambda: self.functions.call("transpose", TRANSPOSE, args))
                 bounds = [swap(x, y) for x, y in zip(lines, columns, strict=True)]
                 others = [swap(y, x) for x, y in zip(lines, columns, strict=True)]
                 place = swap(block, self.tiles)
@@ -288,7 +289,3 @@ class AmxChunks:
             s.loop(0, chunk.pairs, 1, pair)
 
         s.loop(0, chunk.rows, PANEL_ROWS, panel)
-
-    def _call(self, name: str, kinds: tuple[ir.Type, ...], args: list[Value]) -> None:
-        function = self.s.field(self.table, self.names.index(name), POINTER)
-        self.s.call_pointer(function, kinds, args)

@@ -1,0 +1,59 @@
+"""The functions that kernels share, as a kernel sees them: a table of addresses, in one order."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from cellwright.cpu.simd import POINTER, Simd, Value
+from cellwright.cpu.target import Target
+
+__all__ = ["PRODUCT_NAMES", "Functions", "common_names", "library_names", "tile_names"]
+
+PRODUCT_NAMES = ["lines", "turn", "rows", "panel"]
+"""The functions that products over all steps have for themselves, by AMX."""
+
+
+def common_names(target: Target, dtype: str) -> list[str]:
+    """Return the functions that every kernel may call."""
+    amx = ["split", "planes_units", "planes_depth", "setup", "release"]
+    dots = [f"dot_{r}" for r in range(1, target.dot_rows + 1)]
+    packing = ["transpose", "pack_units", "pack_depth"]
+    return [*dots, "sweep", *packing, *(amx if target.has_amx(dtype) else [])]
+
+
+def tile_names(target: Target, dtype: str, vectors: int) -> list[str]:
+    """Return the functions for so many vectors of units."""
+    tiles = [f"tile_{r}_{vectors}" for r in range(1, target.rows + 1)]
+    products = [f"matrix_{groups}_{vectors}" for groups in (1, 2)]
+    return tiles + (products if target.has_amx(dtype) else [])
+
+
+@lru_cache(maxsize=8)
+def library_names(target: Target, dtype: str) -> list[str]:
+    """Return the functions of the library in the order of its table."""
+    shapes = [(r, v) for v in range(1, target.vectors + 1) for r in range(1, target.rows + 1)]
+    tiles = [f"tile_{r}_{v}" for r, v in shapes]  # number by number: machine code counts on it
+    amx = [f"matrix_{groups}_{v}" for groups in (1, 2) for v in range(1, target.vectors + 1)]
+    amx += PRODUCT_NAMES
+    return [*tiles, *(amx if target.has_amx(dtype) else []), *common_names(target, dtype)]
+
+
+class Functions:
+    """Emits calls of the library's functions.
+
+    Args:
+        s: where to. table: the address of their table.
+    """
+
+    def __init__(self, s: Simd, table: Value) -> None:
+        self._s, self._table = s, table
+        self._names = library_names(s.target, s.dtype)
+
+    def number(self, name: str, further: Value = 0) -> Value:
+        """Return the number of the function that comes so many after one."""
+        return self._s.add(self._names.index(name), further)
+
+    def call(self, which: str | Value, kinds: Sequence[Any], args: Sequence[Value]) -> None:
+        """Emit a call of a function, by its name or its number; ``kinds``: its arguments' types."""
+        number = self.number(which) if isinstance(which, str) else which
+        self._s.call_pointer(self._s.field(self._table, number, POINTER), kinds, args)
