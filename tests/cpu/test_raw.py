@@ -39,8 +39,9 @@ def _can(layer, layout):
 
 
 def _could(layer, layout, way):
-    rows = 1 if way == "backward" else host().dot_rows
-    return 0 < layout.batch <= rows and all(n % 64 == 0 for n in layer.state_rows)
+    if way == "forward":
+        return 0 < layout.batch <= host().dot_rows
+    return layout.batch == 1 and all(n % 64 == 0 for n in layer.state_rows)
 
 
 def takes(case, way="forward"):
@@ -65,7 +66,7 @@ def test_forms(name, form, dtype):
 
 
 @pytest.mark.parametrize("cell", BUNDLED, ids=lambda c: c.name)
-@pytest.mark.parametrize("hidden", [16, 48, 80, 128, 144, 256, 272, 528])
+@pytest.mark.parametrize("hidden", [16, 17, 48, 50, 80, 128, 144, 256, 272, 300, 528])
 def test_sizes(cell, hidden):
     """Whole and part blocks of units; rows that a dot holds whole, in part or not at all."""
     for form in ("one row", "two rows, both ways"):
@@ -97,7 +98,7 @@ def _moved(t):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("hidden", [16, 48, 336])
+@pytest.mark.parametrize("hidden", [16, 17, 48, 300, 336])
 @pytest.mark.parametrize("name", ["lstm", "gru", "mgu", "two_stages"])
 def test_fences(name, hidden, dtype, monkeypatch):
     plan.plan_of.cache_clear()
@@ -223,6 +224,14 @@ def test_layers_choose(monkeypatch):
     assert not ways(rnn_tanh, 4 * long, 20, rows + 1)[0]
     assert not ways(rnn_tanh, 64, 20, inputs=4096)[0]  # the input's weights do not count
     assert not ways(rnn_tanh, long, 2)[0]
+    unaligned = 4 * 300 * 300 * 4
+    far = unaligned > own_cache()
+    most = choice._UNALIGNED_FAR_STEPS if far else choice._UNALIGNED_STEPS
+    assert unaligned >= choice._OWN_CACHE
+    assert ways(lstm, 300, most)[0]
+    assert not ways(lstm, 300, most + 1)[0]
+    assert not ways(lstm, 200, most)[0]  # they are packed in no time
+    assert not ways(lstm, 300, choice._UNALIGNED_PASSES)[0]  # all weights are read as they lie
 
 
 @pytest.mark.parametrize(

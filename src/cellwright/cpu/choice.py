@@ -58,6 +58,10 @@ _RAW_FROM = 1 << 17
 _RAW_STEPS, _RAW_SHORT, _RAW_ROW = 192, 48, 1 << 10
 """Up to so many steps packing costs more than it gains with one row; up to so many with several, or
 where rows of weights have fewer bytes."""
+_UNALIGNED_STEPS, _UNALIGNED_FAR_STEPS, _UNALIGNED_PASSES = 10, 20, 5
+"""The same where rows of weights have no whole cache lines, from ``_OWN_CACHE`` bytes on and of as
+many rows as a dot takes; more where a core's own cache does not hold the weights. And up to how
+many times such a call reads the input's weights so too."""
 _ALONE = Share(1, by_units=False)
 
 
@@ -240,6 +244,8 @@ def _reads_raw(plan: Plan, layout: Layout) -> bool:
         most = max(most, _SINGLE_PASSES)
     elif weights > own_cache():
         most = min(most, _RAW_INPUTS * plan.work // max(1, plan.input_work))
+    if not aligned and _projects_first(plan, layout) and walks_raw(plan, layout, "forward"):
+        most = min(most, _UNALIGNED_PASSES)
     wide = plan.inputs >= max(_WIDE_INPUT, _MORE_INPUT * plan.units)
     narrow = wide and plan.units <= _NARROW * host().lanes(plan.dtype)
     return narrow or layout.rows <= _RAW_ROWS or passes <= most
@@ -253,8 +259,12 @@ def walks_raw(plan: Plan, layout: Layout, way: Way) -> bool:
     steps. A walk back reads them line by line, which is slow out of a cache that cores share.
     """
     weights = (plan.work - plan.input_work) * plan.item
-    if layout.batch == 0 or weights < _RAW_FROM or not _aligned(plan.state_rows):
+    if layout.batch == 0 or weights < _RAW_FROM:
         return False
+    if not _aligned(plan.state_rows):
+        few = layout.batch <= host().dot_rows and weights >= _OWN_CACHE
+        most = _UNALIGNED_FAR_STEPS if weights > own_cache() else _UNALIGNED_STEPS
+        return way == "forward" and few and layout.steps <= most
     if way == "backward":
         small = weights <= own_cache() // 2
         return layout.batch == 1 and layout.steps <= _RAW_STEPS and small
