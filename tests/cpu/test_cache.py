@@ -217,3 +217,23 @@ def test_the_cycle_collector_rests_while_code_is_made(enabled):
     finally:
         (gc.enable if before else gc.disable)()
     assert seen == [False, enabled]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.usefixtures("folder")
+def test_a_child_that_is_forked_meanwhile_collects_cycles():
+    codes = []
+
+    def emit():
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if gc.isenabled() else 1)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        assert not gc.isenabled()
+        raise CompileError("no code")
+
+    with pytest.raises(CompileError):
+        jit.load(host(), "nothing", ["nothing"], emit)
+    assert codes == [0]
+    assert gc.isenabled()

@@ -14,8 +14,8 @@ from tests.cpu.test_agreement import VIEWS
 
 import cellwright
 import cellwright.nn as nn
-from cellwright.cells import lstm
-from cellwright.cpu import memory, plan
+from cellwright.cells import gru, lstm
+from cellwright.cpu import backward, choice, memory, plan
 
 FENCED = ["time first", "two rows, both ways", "one step of one row", "one row", "many rows"]
 FENCED += ["zeros, both ways", "batch first, both ways", "packed, both ways", "no bias"]
@@ -282,3 +282,43 @@ def test_no_more_is_lent_than_so_much(lent, monkeypatch):
     made = [lent.make((60,), (1,)) for _ in range(3)]
     assert len({t.data_ptr() for t in made}) == 3
     assert len(lent._blocks) == 1
+
+
+def test_large_memory_of_weights_stays_after_calls_without_gradients_alone(monkeypatch):
+    spares = memory.Spares("float32")
+    monkeypatch.setattr("cellwright.cpu.walks.spares", lambda _: spares)
+    plan.plan_of.cache_clear()
+    small, large = (spares.shelf(size // 4, large=True) for size, _ in memory._SHELVES)
+    module, x = nn.RNN(3, 1104), torch.randn(30, 5, 3)
+    output, _ = module(x)
+    assert output.requires_grad
+    assert not large._blocks
+    with torch.no_grad():
+        module(x)
+    (block,) = large._blocks
+    assert block.elements.nbytes > memory._SHELVES[0][0]
+    assert all(block.elements.nbytes <= memory._SHELVES[0][0] for block in small._blocks)
+    plan.plan_of.cache_clear()
+
+
+def test_longer_packed_sequences_find_room_of_their_size(monkeypatch):
+    spares = memory.Spares("float32")
+    monkeypatch.setattr("cellwright.cpu.walks.spares", lambda _: spares)
+    monkeypatch.setattr(choice, "_projects_first", lambda *_: True)
+    plan.plan_of.cache_clear()
+    with torch.no_grad():
+        for length in (3, 9000):
+            results(make(gru, 32, 3, lengths=(length, 2)))
+    small = spares.shelf(1)
+    assert all(block.elements.nbytes <= memory._SHELVES[0][0] for block in small._blocks)
+    plan.plan_of.cache_clear()
+
+
+def test_few_kinds_of_cotangents_are_prepared():
+    case = make(lstm, 17, 3)
+    plan.plan_of.cache_clear()
+    for gap in range(2 * backward._MOST_STRUCTS):
+        run(case, {"output": torch.randn(4, 5, 17 + gap)[..., :17]})
+    layer = plan.plan_of(lstm, 3, 17, 17, "float32", True)
+    (call,) = [c for c in layer.prepared.values() if isinstance(c, backward.BackwardCall)]
+    assert len(call.structs) == backward._MOST_STRUCTS

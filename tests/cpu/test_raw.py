@@ -12,7 +12,7 @@ from tests.cpu.test_threads import everything, layout_of, same
 from tests.tolerance import assert_close
 
 from cellwright.cells import gru, lstm, rnn_tanh
-from cellwright.cpu import backward, choice, memory, plan
+from cellwright.cpu import backward, choice, forward, memory, plan
 from cellwright.cpu.dot import held_vectors
 from cellwright.cpu.target import host, own_cache
 from cellwright.cpu.walks import dense
@@ -162,6 +162,22 @@ def test_weights_that_lie_are_not_packed(monkeypatch):
     ahead = columns * (3 + 5 + 1)  # packed weights of the input, its products, the biases
     assert _packs(case, monkeypatch) == ahead
     assert _packs(apply(case, _moved), monkeypatch) == ahead + columns * 48
+
+
+def test_it_is_weights_of_states_that_must_start_with_a_cache_line(monkeypatch):
+    case = make(lstm, 48, 3, batch=1, steps=5, directions=2)
+    expected = [t.data_ptr() for w in case.weights for t in w.tensors]
+    seen = []
+
+    def see(_plan, addresses, directions):
+        seen.append([*addresses[: len(expected)]])
+        assert directions == 2
+        return True
+
+    for module in (forward, backward):
+        monkeypatch.setattr(module, "start_lines", see)
+    run(case, {"output": torch.randn(5, 1, 96)})
+    assert seen == [expected, expected]
 
 
 @pytest.mark.parametrize("change", [lambda t: t, _moved], ids=["aligned", "not aligned"])

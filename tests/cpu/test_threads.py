@@ -129,6 +129,19 @@ def test_rows_of_mixed_lengths_are_shared_out_by_their_steps(lengths, threads):
         assert start == 0 or sum(lengths[: start - 1]) < share
 
 
+def test_each_thread_of_a_packed_walk_back_finds_its_rows(two_threads):
+    case = make(lstm, 40, 17, **FORMS["packed"])
+    plan.plan_of.cache_clear()
+    everything(case)
+    layer = plan.plan_of(lstm, 17, 40, 40, "float32", True)
+    calls = [c for c in layer.prepared.values() if isinstance(c, backward.BackwardCall)]
+    (call,) = calls
+    layout, (_, _, heads) = call._latest
+    assert call.share.threads == 2
+    for d, head in enumerate(heads):
+        assert tuple(head) == layout.fields(d == 0, 2)
+
+
 BY_UNITS = {
     "one row": {"steps": 9, "batch": 1},
     "one step": {"steps": 1, "batch": 2},

@@ -165,3 +165,20 @@ def test_a_state_of_numbers_and_of_vectors_alone_is_full():
     _, (h, c) = module(torch.randn(4, 2, 3))
     assert h.shape == c.shape == (1, 2, 5)
     assert torch.equal(c, torch.full((1, 2, 5), 0.25))
+
+
+@cw.cell
+def leaky(x, h, *, a=0.5):
+    """A cell without weights, which has no accumulators."""
+    return cw.tanh(a * h + 0.1)
+
+
+@pytest.mark.parametrize("hidden", [1, 2000])
+def test_states_that_are_not_given_are_zeros_in_cells_without_products(hidden):
+    module, x = nn.Recurrent(leaky, 1, hidden), torch.randn(3, 2, 1)
+    with torch.no_grad():
+        output, h_n = module(x)
+        expected, last = module(x, torch.zeros(1, 2, hidden))
+    assert torch.equal(output, expected)
+    assert torch.equal(h_n, last)
+    assert_close(output[0], torch.full((2, hidden), 0.1, dtype=torch.float64).tanh())

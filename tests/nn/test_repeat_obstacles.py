@@ -115,14 +115,75 @@ def test_freed_storage_is_refused(which: str, warm: bool) -> None:
         ours(x)
 
 
-def test_storage_freed_before_the_backward_pass_is_refused() -> None:
+@pytest.mark.parametrize("cotangents", ["of the output", "of the final state"])
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("which", ["input", "weight", "output", "cotangent"])
+def test_storage_freed_before_the_backward_pass_is_refused(
+    which: str, warm: bool, cotangents: str
+) -> None:
     ours, _, x = warmed("GRU", grad=True)
-    for _ in range(3):
-        gradients(ours, x)
-    output = ours(x)[0]
-    ours.weight_hh_l0.untyped_storage().resize_(0)
+    output, h_n = ours(x)
+    result = output if cotangents == "of the output" else h_n
+    cotangent, parameters = torch.ones_like(result), [*ours.parameters()]
+    for _ in range(3 if warm else 0):
+        torch.autograd.grad(result, parameters, cotangent, retain_graph=True)
+    freed = {"input": x, "weight": ours.weight_hh_l0, "output": output, "cotangent": cotangent}
+    freed[which].untyped_storage().resize_(0)
     with pytest.raises(RuntimeError, match="memory"):
-        output.sum().backward()
+        torch.autograd.grad(result, parameters, cotangent)
+
+
+@pytest.mark.filterwarnings("ignore::cellwright.errors.InterpreterWarning")
+def test_plain_gradients_do_not_hide_those_of_a_graph() -> None:
+    ours, theirs, x = warmed("GRU", grad=True)
+    for _ in range(3):
+        torch.autograd.grad(ours(x)[0].sum(), [*ours.parameters()])
+    for _ in range(2):
+        found, expected = (
+            torch.autograd.grad(m(x)[0].sum(), [*m.parameters()], create_graph=True)
+            for m in (ours, theirs)
+        )
+        for left, right in zip(found, expected, strict=True):
+            assert left.requires_grad
+            assert_close(left, right)
+
+
+@pytest.mark.filterwarnings("ignore::cellwright.errors.InterpreterWarning")
+def test_several_cotangents_at_once_again_and_again() -> None:
+    ours, theirs, x = warmed("GRU", grad=True)
+    cotangents = torch.randn(5, 4, 2, 3)
+    for batched in (False, True, True, False, True):
+        given = cotangents if batched else cotangents[0]
+        found, expected = (
+            torch.autograd.grad(
+                m(x)[0], [*m.parameters()], given, is_grads_batched=batched and m is ours
+            )
+            if m is ours or not batched
+            else [torch.stack(each) for each in zip(*_one_by_one(m, x, given), strict=True)]
+            for m in (ours, theirs)
+        )
+        for left, right in zip(found, expected, strict=True):
+            assert_close(left, right)
+
+
+def _one_by_one(module: torch.nn.Module, x: Tensor, given: Tensor) -> list[tuple[Tensor, ...]]:
+    return [torch.autograd.grad(module(x)[0], [*module.parameters()], g) for g in given]
+
+
+def test_cotangents_of_two_strides_in_turns_are_both_known() -> None:
+    ours, theirs, x = warmed("GRU", grad=True)
+    again = ours._repeats[0][0]
+    known = []
+    for _ in range(3):
+        for cotangent in (torch.randn(4, 2, 3), torch.ones(1).expand(4, 2, 3)):
+            found, expected = (
+                torch.autograd.grad(m(x)[0], [*m.parameters()], cotangent) for m in (ours, theirs)
+            )
+            for left, right in zip(found, expected, strict=True):
+                assert_close(left, right)
+        known.append(*again._derivatives.values())
+    assert len(known[0]) == 2
+    assert known[0] is known[1] is known[2]
 
 
 def test_zeros_without_memory() -> None:

@@ -71,10 +71,13 @@ def forward_derivatives() -> bool:
 
 def backward_obstacle(cotangents: Sequence[Tensor | None]) -> str | None:
     """Return why no kernel can take this backward pass, or None."""
+    given = [g for g in cotangents if g is not None]
     if torch.is_grad_enabled():
         return "a gradient that can be differentiated again (create_graph=True) is asked for"
-    if any(g is not None and _is_batched(g) for g in cotangents):
+    if any(map(_is_batched, given)):
         return "gradients of several cotangents at once (is_grads_batched=True) are asked for"
-    if functorch_level() is not None or any(g is not None and _is_wrapped(g) for g in cotangents):
+    if functorch_level() is not None or any(map(_is_wrapped, given)):
         return "torch.func transforms the backward pass"
+    if not _PLAIN.issuperset(map(type, given)):
+        return "a cotangent's subclass of Tensor need not have memory that a kernel can read"
     return None

@@ -61,7 +61,7 @@ def _distinct(tensors: Sequence[Any]) -> Sequence[Any]:
     return [t if first[id(t)] == k else t.view_as(t) for k, t in enumerate(tensors)]
 
 
-def _alike(alike: Guard, tensors: Sequence[Any]) -> Sequence[Any] | None:
+def _told(alike: Guard, tensors: Sequence[Any]) -> Sequence[Any] | None:
     """Return the tensors if they are alike, with a view for each that stands twice; else None."""
     if alike(*tensors):
         return tensors
@@ -69,7 +69,7 @@ def _alike(alike: Guard, tensors: Sequence[Any]) -> Sequence[Any] | None:
     return None if distinct is tensors or not alike(*distinct) else distinct
 
 
-class _Derived(NamedTuple):
+class _Derivative(NamedTuple):
     """What computes gradients, and what tells whether saved tensors and cotangents are for it."""
 
     alike: Guard
@@ -89,7 +89,8 @@ class Repeat:
         self.threads = Team.threads()
         self._asks, self._alike, self._count = asks, alike, call.arity
         self._prepared: list[ForwardCall | None] = [None, None]
-        self._derived: dict[tuple[int, ...], _Derived] = {}
+        # the last two of each kind: cotangents of a sum and others may come in turns
+        self._derivatives: dict[tuple[int, ...], tuple[_Derivative, ...]] = {}
 
     def __call__(self, *tensors: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Return the output and the final states; None if this is another kind of call.
@@ -99,7 +100,7 @@ class Repeat:
         """
         if len(tensors) != self._count:
             return None
-        given = _alike(self._alike, tensors)
+        given = _told(self._alike, tensors)
         if given is None:
             return None
         if Team.threads() != self.threads or forward_derivatives():
@@ -123,14 +124,16 @@ class Repeat:
         self, needs: Sequence[bool], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
         """Return the gradients of the call's tensors, as ``gradient.differentiate`` does."""
-        kind = (needs[0], Team.threads(), *[g is None for g in cotangents])
+        kind = (Team.threads(), *[g is None for g in cotangents])
         tensors = (*saved, *[g for g in cotangents if g is not None])
-        found = None if torch.is_grad_enabled() else self._derived.get(kind)
-        if found is not None and _alike(found.alike, tensors) is not None:
-            return gradients(found.call, self.call.rows, self._count, saved, cotangents)
+        known = self._derivatives.get(kind, ())
+        for one in () if torch.is_grad_enabled() else known:
+            if _told(one.alike, tensors) is not None:
+                return gradients(one.call, self.call.rows, self._count, saved, cotangents)
         done = differentiate(self.call, needs, saved, cotangents)
-        if backward_obstacle(cotangents) is None and ready(self.call, saved):
-            alike = guard(_distinct(tensors)) if plain(cotangents) else None
+        if backward_obstacle(cotangents) is None and ready(self.call, saved) and plain(cotangents):
+            alike = guard(_distinct(tensors))
             if alike is not None:
-                self._derived[kind] = _Derived(alike, prepared(self.call, needs[0]))
+                made = _Derivative(alike, prepared(self.call, needs[0]))
+                self._derivatives[kind] = (made, *known[:1])
         return done

@@ -3,7 +3,7 @@
 The walk of each direction leaves the gradient of every accumulator at every step. What needs no
 order in time follows in a few products over all steps at once: the gradients of weights and input.
 The walks and all products after them take one call into machine code each. As with the forward
-call, what does not change from call to call is prepared, and only addresses are filled in.
+call, what does not change from call to call is prepared: all but the table of addresses.
 """
 
 from array import array
@@ -15,7 +15,7 @@ from torch import Tensor, contiguous_format
 from cellwright.cpu.backward_products import BackwardProducts
 from cellwright.cpu.choice import share_of, takes_amx, walks_raw
 from cellwright.cpu.forward import check_memory, remember, shared_kind, start_lines
-from cellwright.cpu.frame import LAYOUT, PACKED, RAW, SPLIT, SUM_ROWS, TABLE
+from cellwright.cpu.frame import ADDRESSES, LAYOUT, PACKED, RAW, SPLIT, SUM_ROWS
 from cellwright.cpu.memory import Blanks, contiguous
 from cellwright.cpu.plan import CONSTANTS, Plan, Rows
 from cellwright.cpu.walks import Distances, Places
@@ -33,7 +33,7 @@ class _Scratch(NamedTuple):
     size: int
 
 
-_Makers = tuple[Blanks, Blanks, list["array[int]"]]
+_Blanks = tuple[Blanks, Blanks, list["array[int]"]]
 """What makes the scratch memory with the input's gradient, and ``da``; for packed sequences, the
 first fields of each direction's struct."""
 _MOST_STRUCTS = 8
@@ -41,7 +41,7 @@ _MOST_STRUCTS = 8
 
 
 class BackwardCall:
-    """A backward call that lacks nothing but addresses.
+    """A backward call that lacks nothing but the table of addresses.
 
     Args:
         plan: the layer. rows: its rows; those of a packed call may differ in their lengths.
@@ -74,7 +74,7 @@ class BackwardCall:
         self._make_blanks()
         places = self.places = self._places(scratch)
         self.structs: dict[tuple[int, ...] | None, list[array[int]]] = {}  # by strides of dy
-        self.first = len(CONSTANTS) + 4 + len(plan.cell.states)  # which address parameters have
+        self.first = places["x", 0][0] + 1  # which address has the first parameter
         states = plan.cell.states
         self.zeros = [places[f"zeros.{state}", 0][1] * plan.item for state in states]
         threads = self.share.threads
@@ -82,13 +82,13 @@ class BackwardCall:
 
     def _make_blanks(self) -> None:
         plan, D, dtype = self.plan, len(self.directions), self.plan.dtype
-        self._latest = self.rows.layout, self._makers(self.rows)
-        self.makers = self._latest[1]
+        self._latest = self.rows.layout, self._new_blanks(self.rows)
+        self.blanks = self._latest[1]
         widths = map(plan.width, plan.cell.states)
         self.new_states = [Blanks(dtype, contiguous(D, self.layout.batch, w)) for w in widths]
         self.new_gradients = Blanks(dtype, *[contiguous(*shape) for shape in plan.shapes] * D)
 
-    def _makers(self, rows: Rows) -> _Makers:
+    def _new_blanks(self, rows: Rows) -> _Blanks:
         plan, D, threads = self.plan, len(self.directions), self.share.threads
         dx = [rows.form(plan.inputs)] * self.inputs
         da = [contiguous(rows.layout.rows, self.width)] * D
@@ -96,13 +96,13 @@ class BackwardCall:
         scratch = Blanks(plan.dtype, contiguous(self.room), *dx)
         return scratch, Blanks(plan.dtype, *da), heads if self.packed else []
 
-    def _of(self, rows: Rows) -> _Makers:
+    def _of(self, rows: Rows) -> _Blanks:
         """Return what depends on the lengths of packed sequences; those of the last call stay."""
-        layout, makers = self._latest
+        layout, blanks = self._latest
         if layout is not rows.layout:
-            makers = self._makers(rows)
-            self._latest = rows.layout, makers
-        return makers
+            blanks = self._new_blanks(rows)
+            self._latest = rows.layout, blanks
+        return blanks
 
     def _scratch(self) -> list[_Scratch]:
         """Return what is needed of sums over rows, of zeros, and of rows that only a walk needs."""
@@ -145,9 +145,11 @@ class BackwardCall:
         for one in scratch:
             places[one.name, one.direction] = (number, offset)
             offset += one.size
-        starts_from_zeros = ["da.start", *(start for _, start, _ in plan.ends)]
-        for key in ((name, d) for name in starts_from_zeros for d in self.directions):
-            places.setdefault(key, places["zeros", 0])
+        stand_ins = {"da.start": "zeros"} | {start: "zeros" for _, start, _ in plan.ends}
+        stand_ins |= {"dx": "null"} if not plan.reads_input else {}
+        for d in self.directions:
+            for name, stand_in in stand_ins.items():
+                places.setdefault((name, d), places[stand_in, d])
         return places
 
     def _own(self, names: Sequence[str]) -> list[list[tuple[str, int, int]]]:
@@ -212,7 +214,7 @@ class BackwardCall:
             if dy is not None and dy.stride(-1) != 1:
                 dy = dy.contiguous()
             structs = self._structs(dy)
-        new_scratch, new_da, heads = self._of(rows) if self.packed else self.makers
+        new_scratch, new_da, heads = self._of(rows) if self.packed else self.blanks
         scratch, *dxs = new_scratch()
         scratch.zero_()
         das = kept[:: self.each] if last and self.one_round else new_da()
@@ -226,7 +228,7 @@ class BackwardCall:
         addresses += map(_address, (*tensors, *kept, *das, *dxs))
         table = array("q", addresses)
         if addresses.count(0) > 1 + (dy is None):
-            check_memory((*tensors, *kept, *(g for g in (dy, *dstates) if g is not None)))
+            check_memory((*tensors, out, *kept, *([] if dy is None else [dy])))
         self._walk(structs, table, heads)
         gradients = self.new_gradients()
         table.extend(map(_address, gradients))
@@ -251,7 +253,7 @@ class BackwardCall:
             struct = template[:]
             if heads:
                 struct[:LAYOUT] = heads[d]
-            struct[TABLE], _ = table.buffer_info()
+            struct[ADDRESSES], _ = table.buffer_info()
             struct[RAW] = raw_walk
             if packed is not None:
                 struct[PACKED] = packed.address
@@ -266,6 +268,7 @@ class BackwardCall:
         None stands for zeros that nobody asks for again: they are in the scratch memory.
         """
         if g is not None:
+            check_memory((g,))
             return g.clone(memory_format=contiguous_format)
         return new()[0].zero_() if self.given else None
 

@@ -1,4 +1,4 @@
-"""The products after prepared backward walks, listed once: only addresses are filled in."""
+"""The products after prepared backward walks, listed once, over the addresses of each call."""
 
 from array import array
 from collections.abc import Sequence
@@ -8,15 +8,12 @@ from typing import Literal, NamedTuple
 from cellwright.cpu.frame import SUM_ROWS
 from cellwright.cpu.plan import Fed, Plan, Rows
 from cellwright.cpu.product import HEADER
-from cellwright.cpu.product_job import depth_table
+from cellwright.cpu.product_job import DEPTHS, ROWS, depth_table
 from cellwright.cpu.shifts import edges, shifts
 from cellwright.cpu.walks import Layout, Places, products
 from cellwright.graph.expr import leaf
 
 __all__ = ["BackwardProducts"]
-
-_ROWS, _TABLE = 10, 13
-"""Where a product has its rows, and its depths; see ``cellwright.cpu.product``."""
 
 
 @lru_cache(maxsize=1024)
@@ -160,10 +157,10 @@ class BackwardProducts:
             filled.add(target)
             table, rows = job.depths, self.rows.layout.rows if job.rows is None else job.rows
             if self.packed and job.rows is None:
-                self.late.append((len(self.memory) + _ROWS, None, d))
+                self.late.append((len(self.memory) + ROWS, None, d))
             if isinstance(table, str):
                 if self.packed:
-                    self.late.append((len(self.memory) + _TABLE, table, d))
+                    self.late.append((len(self.memory) + DEPTHS, table, d))
                 table = _table(table, self.rows, d)
             self.tables.append(table)  # the list has its address
             depths, _ = table.buffer_info()

@@ -1,8 +1,8 @@
 """A layer's forward call, in one or two directions, over tensors without gaps.
 
 Most of what a call of a small model costs is Python. A call of a given (L, N) differs from the last
-one in addresses alone, so its structs are prepared once, and only addresses are filled in. Packed
-sequences of a given N differ in their lengths too.
+one in addresses alone, so its structs are prepared once, and each makes but a table of addresses.
+Packed sequences of a given N differ in their lengths too.
 """
 
 from array import array
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from cellwright.cpu.choice import Way, forward_way, share_of, takes_amx, walks_raw
-from cellwright.cpu.frame import INPUT_PLANES, LAYOUT, PACKED, RAW, SPLIT, TABLE, TURN
+from cellwright.cpu.frame import ADDRESSES, INPUT_PLANES, LAYOUT, PACKED, RAW, SPLIT, TURN
 from cellwright.cpu.memory import Blanks, Shelf, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import CONSTANTS, Plan, Rows
 from cellwright.cpu.target import LINE
@@ -78,7 +78,7 @@ class _Made(NamedTuple):
 
 
 class ForwardCall:
-    """A forward call whose structs lack nothing but addresses.
+    """A forward call that lacks nothing but the table of addresses.
 
     Args:
         plan: the layer. rows: its rows; those of a packed call may differ in their lengths.
@@ -272,7 +272,7 @@ class ForwardCall:
                 struct[:LAYOUT] = heads[d]
             for field, offset in self.rooms:
                 struct[field] = at + offset
-            struct[TABLE], _ = table.buffer_info()
+            struct[ADDRESSES], _ = table.buffer_info()
             struct[RAW] = raw_walk
             struct[TURN] = self.turn if lies else 1  # what was packed last is in the caches
             self.walk.run(struct, self.share)

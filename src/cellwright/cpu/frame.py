@@ -44,6 +44,7 @@ from cellwright.cpu.tile import TILE
 from cellwright.graph.schedule import Program, Read
 
 __all__ = [
+    "ADDRESSES",
     "BARRIER",
     "INPUT_PLANES",
     "LAYOUT",
@@ -52,7 +53,6 @@ __all__ = [
     "REFUSED",
     "SPLIT",
     "SUM_ROWS",
-    "TABLE",
     "THREADS",
     "TURN",
     "Fields",
@@ -61,8 +61,9 @@ __all__ = [
     "matrices",
 ]
 
-LAYOUT, AHEAD, THREADS, BARRIER, TURN = range(7, 12)
-PACKED, SPLIT, REFUSED, INPUT_PLANES, RAW, TABLE, PLACES = range(12, 19)
+FUNCTIONS, AHEAD, THREADS, BARRIER, TURN = range(7, 12)
+LAYOUT = FUNCTIONS  # so many fields the layout decides
+PACKED, SPLIT, REFUSED, INPUT_PLANES, RAW, ADDRESSES, PLACES = range(12, 19)
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""
@@ -134,7 +135,7 @@ class Frame:
         choose = s.builder.select
         self.low = choose(self.by_rows, s.field(bounds, self.thread), s.index(0))
         self.high = choose(self.by_rows, s.field(bounds, s.add(self.thread, 1)), self.batch)
-        self.functions = Functions(s, s.field(struct, 7, POINTER))
+        self.functions = Functions(s, s.field(struct, FUNCTIONS, POINTER))
         self.packed = s.field(struct, PACKED, POINTER)
         self.ahead, self.threads = s.field(struct, AHEAD), s.field(struct, THREADS)
         self.turn = s.field(struct, TURN)
@@ -145,7 +146,7 @@ class Frame:
         self.constants = {write.column: write.value for write in program.constants}
         self.buffers: dict[str, tuple[Value, Value, Value]] = {}
         self.matrices: dict[str, tuple[Value, Value]] = {}
-        addresses = s.field(struct, TABLE, POINTER)
+        addresses = s.field(struct, ADDRESSES, POINTER)
         names = [buffer.name for buffer in program.buffers]
         fields = Fields(names, matrices(program))
 

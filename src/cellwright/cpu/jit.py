@@ -84,7 +84,7 @@ def load(target: Target, key: str, functions: list[str], emit: Callable[[], ir.M
             path = cache_folder() / f"{digest[:40]}.o"
             stored = _read(path, digest)
             if stored is None:
-                with _no_collections():
+                with _Collector.resting():
                     stored = _compile(target, emit())
                 _write(path, digest, stored)
                 _loaded[digest] = _link(target, stored, functions, True)
@@ -93,19 +93,36 @@ def load(target: Target, key: str, functions: list[str], emit: Callable[[], ir.M
         return _loaded[digest]
 
 
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Keep Python's cycle collector out: it goes through all that torch has made, again and again.
+class _Collector:
+    """Python's cycle collector, which rests while code is made.
 
-    What an emitter makes is there until its module is compiled, so nothing is to be found.
+    It would go through all that torch has made, again and again, and find nothing: what an emitter
+    makes is there until its module is compiled.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
+
+    rests = False
+
+    @classmethod
+    @contextmanager
+    def resting(cls) -> Iterator[None]:
+        """Disable it for a while, unless it is."""
+        cls.rests = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            cls.wake()
+
+    @classmethod
+    def wake(cls) -> None:
+        """Enable it if it rests; in a forked child too, where the thread that would is not."""
+        if cls.rests:
+            cls.rests = False
             gc.enable()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Collector.wake)
 
 
 def _read(path: Path, digest: str) -> bytes | None:

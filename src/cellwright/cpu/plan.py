@@ -59,7 +59,7 @@ class Plan:
     bias: bool
 
     def __post_init__(self) -> None:
-        # made before another thread can see the plan: structs keep addresses of these
+        # made before another thread can see the plan: calls have the addresses of these
         for name in ("zeros", "dump", "one", "prepared"):
             getattr(self, name)
 
@@ -226,9 +226,8 @@ class Plan:
     @cached_property
     def zeros(self) -> Tensor:
         """As many zeros as a row of any buffer of a walk has."""
-        return torch.zeros(
-            max(self.inputs, self.accumulators), dtype=getattr(torch, self.dtype), device="cpu"
-        )
+        size = max(self.inputs, self.accumulators, self.units, self.outputs)
+        return torch.zeros(size, dtype=getattr(torch, self.dtype), device="cpu")
 
     @cached_property
     def one(self) -> Tensor:

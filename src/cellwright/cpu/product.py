@@ -39,9 +39,17 @@ from cellwright.cpu.product_job import JOB, Job
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.target import Target
 
-__all__ = ["ADDRESSES", "HEADER", "MEMORY", "TABLE", "emit_products", "scratch_size", "shares_of"]
+__all__ = [
+    "ADDRESSES",
+    "FUNCTIONS",
+    "HEADER",
+    "MEMORY",
+    "emit_products",
+    "scratch_size",
+    "shares_of",
+]
 
-TABLE, MEMORY, ADDRESSES, HEADER = range(2, 6)
+FUNCTIONS, MEMORY, ADDRESSES, HEADER = range(2, 6)
 
 
 def scratch_size(target: Target, dtype: str) -> int:
@@ -73,7 +81,7 @@ class _Products:
     def __init__(self, s: Simd, struct: Value, thread: Value) -> None:
         self.s, self.struct, self.thread = s, struct, thread
         self.threads = s.field(struct, 1)
-        self.functions = Functions(s, s.field(struct, TABLE, POINTER))
+        self.functions = Functions(s, s.field(struct, FUNCTIONS, POINTER))
         offset = s.mul(thread, scratch_size(s.target, s.dtype))
         self.memory = s.at(s.field(struct, MEMORY, POINTER), offset)
         self.addresses = s.field(struct, ADDRESSES, POINTER)

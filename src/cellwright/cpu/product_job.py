@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
-__all__ = ["FIRST_GROUP", "GROUP_DEPTH", "JOB", "Job", "depth_table"]
+__all__ = ["DEPTHS", "FIRST_GROUP", "GROUP_DEPTH", "JOB", "ROWS", "Job", "depth_table"]
 
 GROUP_DEPTH = 128
 """Depths that are summed up at once."""
@@ -120,3 +120,5 @@ MATRICES = ("a", "b", "c")
 """What a product has two fields of: which of the addresses, and how far from there."""
 JOB = len(fields(Job)) + len(MATRICES)
 """Fields of a product."""
+ROWS, DEPTHS = JOB - 4, JOB - 1
+"""Where a product has its rows, and the address of its depths."""

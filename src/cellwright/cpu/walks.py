@@ -28,8 +28,8 @@ from cellwright.cpu.memory import Shelf, spares
 from cellwright.cpu.parts import packed_size
 from cellwright.cpu.product import (
     ADDRESSES,
+    FUNCTIONS,
     MEMORY,
-    TABLE,
     emit_products,
     scratch_size,
     shares_of,
@@ -52,8 +52,7 @@ __all__ = [
 ]
 
 Places = dict[tuple[str, int], tuple[int, int]]
-"""For each name and direction, which of a call's addresses it is at, and how many elements on. The
-first address is null: names without a place are there."""
+"""For each name and direction, which of a call's addresses it is at, and how many elements on."""
 Distances = tuple[int, int]
 """Of a buffer's elements, from step to step and from row to row."""
 
@@ -162,7 +161,7 @@ class Products:
         """
         shelf, size = self._rooms.get(threads) or self._room(threads)
         scratch = shelf.take(size)
-        struct[TABLE], struct[MEMORY] = self._library.table, scratch.address
+        struct[FUNCTIONS], struct[MEMORY] = self._library.table, scratch.address
         struct[ADDRESSES], _ = addresses.buffer_info()
         address, _ = struct.buffer_info()
         if threads == 1:
@@ -263,7 +262,7 @@ class Walk:
         struct = [*layout.fields(reverse, threads), self._library.table]
         struct += (int(ahead), threads, *[0] * (PLACES - BARRIER))
         for name in (*self.names, *(f"weight.{b}" for b in self.matrices)):
-            struct += places.get((name, direction), (0, 0))
+            struct += places[name, direction]
         for name in self.names:
             struct += distances[name]
         struct += [widths[name] for name in self.matrices]
