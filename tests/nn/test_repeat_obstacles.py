@@ -267,3 +267,21 @@ def test_vmap_over_gradients_of_gradients(grows: bool) -> None:
     right = torch.autograd.grad(torch.stack(rows).square().sum(), wanted)
     for a, b in zip(left, right, strict=True):
         assert_close(a, b)
+
+
+class Marked(Tensor):
+    """A tensor whose memory a kernel must not count on."""
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_cotangents_of_a_subclass_take_the_interpreter(warm: bool) -> None:
+    ours, theirs, x = warmed("GRU", grad=True)
+    for _ in range(3 if warm else 0):
+        torch.autograd.grad(ours(x)[0], [*ours.parameters()], torch.randn(4, 2, 3))
+    cotangent = torch.randn(4, 2, 3).as_subclass(Marked)
+    expected = torch.autograd.grad(theirs(x)[0], [*theirs.parameters()], cotangent)
+    for _ in range(2):
+        with pytest.warns(InterpreterWarning, match="subclass"):
+            found = torch.autograd.grad(ours(x)[0], [*ours.parameters()], cotangent)
+        for left, right in zip(found, expected, strict=True):
+            assert_close(left.as_subclass(Tensor), right.as_subclass(Tensor))

@@ -32,8 +32,6 @@ __all__ = [
 
 _MOST_PREPARED = 1024
 """How many calls a plan remembers; the oldest one goes."""
-
-
 _ROOMS = {"packed": PACKED, "split": SPLIT, "input planes": INPUT_PLANES}
 """The fields of what lies in the hidden memory but is no buffer of the walk."""
 _address = Tensor.data_ptr
