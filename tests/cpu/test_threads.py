@@ -136,7 +136,7 @@ def test_each_thread_of_a_packed_walk_back_finds_its_rows(two_threads):
     layer = plan.plan_of(lstm, 17, 40, 40, "float32", True)
     calls = [c for c in layer.prepared.values() if isinstance(c, backward.BackwardCall)]
     (call,) = calls
-    layout, (_, _, heads) = call._latest
+    layout, (_, _, heads) = call.by_lengths._latest
     assert call.share.threads == 2
     for d, head in enumerate(heads):
         assert tuple(head) == layout.fields(d == 0, 2)

@@ -17,7 +17,7 @@ from cellwright.cpu.choice import share_of, takes_amx, walks_raw
 from cellwright.cpu.forward import check_memory, remember, shared_kind, start_lines
 from cellwright.cpu.frame import ADDRESSES, LAYOUT, PACKED, RAW, SPLIT, SUM_ROWS
 from cellwright.cpu.memory import Blanks, contiguous
-from cellwright.cpu.plan import CONSTANTS, Plan, Rows
+from cellwright.cpu.plan import CONSTANTS, ByLengths, Plan, Rows
 from cellwright.cpu.walks import Distances, Places
 
 __all__ = ["BackwardCall", "backward_call"]
@@ -82,8 +82,7 @@ class BackwardCall:
 
     def _make_blanks(self) -> None:
         plan, D, dtype = self.plan, len(self.directions), self.plan.dtype
-        self._latest = self.rows.layout, self._new_blanks(self.rows)
-        self.blanks = self._latest[1]
+        self.blanks, self.by_lengths = self._new_blanks(self.rows), ByLengths(self._new_blanks)
         widths = map(plan.width, plan.cell.states)
         self.new_states = [Blanks(dtype, contiguous(D, self.layout.batch, w)) for w in widths]
         self.new_gradients = Blanks(dtype, *[contiguous(*shape) for shape in plan.shapes] * D)
@@ -95,14 +94,6 @@ class BackwardCall:
         heads = [array("q", rows.layout.fields(d == 0, threads)) for d in self.directions]
         scratch = Blanks(plan.dtype, contiguous(self.room), *dx)
         return scratch, Blanks(plan.dtype, *da), heads if self.packed else []
-
-    def _of(self, rows: Rows) -> _Blanks:
-        """Return what depends on the lengths of packed sequences; those of the last call stay."""
-        layout, blanks = self._latest
-        if layout is not rows.layout:
-            blanks = self._new_blanks(rows)
-            self._latest = rows.layout, blanks
-        return blanks
 
     def _scratch(self) -> list[_Scratch]:
         """Return what is needed of sums over rows, of zeros, and of rows that only a walk needs."""
@@ -214,7 +205,7 @@ class BackwardCall:
             if dy is not None and dy.stride(-1) != 1:
                 dy = dy.contiguous()
             structs = self._structs(dy)
-        new_scratch, new_da, heads = self._of(rows) if self.packed else self.blanks
+        new_scratch, new_da, heads = self.by_lengths(rows) if self.packed else self.blanks
         scratch, *dxs = new_scratch()
         scratch.zero_()
         das = kept[:: self.each] if last and self.one_round else new_da()

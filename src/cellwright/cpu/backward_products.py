@@ -6,11 +6,11 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from cellwright.cpu.frame import SUM_ROWS
-from cellwright.cpu.plan import Fed, Plan, Rows
+from cellwright.cpu.plan import ByLengths, Fed, Plan, Rows
 from cellwright.cpu.product import HEADER
 from cellwright.cpu.product_job import DEPTHS, ROWS, depth_table
 from cellwright.cpu.shifts import edges, shifts
-from cellwright.cpu.walks import Layout, Places, products
+from cellwright.cpu.walks import Places, products
 from cellwright.graph.expr import leaf
 
 __all__ = ["BackwardProducts"]
@@ -59,10 +59,9 @@ class _Job(NamedTuple):
     depths: "array[int] | _Depths"
 
 
-class _Latest(NamedTuple):
-    """The list for packed sequences of some lengths, and the tables that it has addresses of."""
+class _Listed(NamedTuple):
+    """A list of products, and the tables that it has addresses of."""
 
-    layout: Layout
     memory: "array[int]"
     tables: "dict[object, array[int]]"
 
@@ -98,7 +97,7 @@ class BackwardProducts:
         self.packed = rows.layout.counts is not None
         self.tables: list[array[int]] = []
         self.late: list[tuple[int, _Depths | None, int]] = []  # what the lengths decide
-        self._latest: _Latest | None = None
+        self.by_lengths = ByLengths(self._with_lengths)
         self.directions = sorted({d for _, d in places})
         jobs = [(d, job) for d in self.directions for job in self._jobs(d)]
         self.memory = array("q", (len(jobs), threads, *[0] * (HEADER - 2)))
@@ -106,15 +105,12 @@ class BackwardProducts:
 
     def run(self, addresses: "array[int]", rows: Rows) -> None:
         """Compute the products of the call with these addresses and rows."""
-        latest = self._of(rows) if self.packed else None  # which keeps its tables alive
-        memory = self.memory if latest is None else latest.memory
+        listed = self.by_lengths(rows) if self.packed else None  # which keeps its tables alive
+        memory = self.memory if listed is None else listed.memory
         self.products.run(memory[:], addresses, self.threads)
 
-    def _of(self, rows: Rows) -> _Latest:
-        """Return the list for packed sequences; that of the last lengths stays."""
-        latest = self._latest
-        if latest is not None and latest.layout is rows.layout:
-            return latest
+    def _with_lengths(self, rows: Rows) -> _Listed:
+        """Return the list for packed sequences."""
         memory = self.memory[:]
         tables: dict[object, array[int]] = {}
         for field, depths, d in self.late:
@@ -126,8 +122,7 @@ class BackwardProducts:
             memory[field], _ = tables[depths, d].buffer_info()
         if self.given and 1 in self.directions:
             self._list_edges(memory, tables, rows)
-        latest = self._latest = _Latest(rows.layout, memory, tables)
-        return latest
+        return _Listed(memory, tables)
 
     def _list_edges(
         self, memory: "array[int]", tables: "dict[object, array[int]]", rows: Rows

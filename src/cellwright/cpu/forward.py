@@ -15,10 +15,10 @@ from torch import Tensor
 from cellwright.cpu.choice import Way, forward_way, share_of, takes_amx, walks_raw
 from cellwright.cpu.frame import ADDRESSES, INPUT_PLANES, LAYOUT, PACKED, RAW, SPLIT, TURN
 from cellwright.cpu.memory import Blanks, Shelf, Strided, contiguous, lacks_memory
-from cellwright.cpu.plan import CONSTANTS, Plan, Rows
+from cellwright.cpu.plan import CONSTANTS, ByLengths, Plan, Rows
 from cellwright.cpu.target import LINE
 from cellwright.cpu.team import Team
-from cellwright.cpu.walks import Distances, Layout, Places
+from cellwright.cpu.walks import Distances, Places
 
 __all__ = [
     "ForwardCall",
@@ -108,7 +108,7 @@ class ForwardCall:
         ]
         # of weights that lie: the last call left those in the caches that it read last
         self.turn = 0
-        self._latest: tuple[Layout, Blanks, list[array[int]]] | None = None
+        self.by_lengths = ByLengths(self._with_lengths)
 
     def _shelf(self, room: int) -> Shelf:
         return self.walk.spares.shelf(room, large=not self.keep)
@@ -118,19 +118,11 @@ class ForwardCall:
         kept = self.kept.stop - self.kept.start
         return Blanks(self.plan.dtype, *(one.form for one in made), kept=kept)
 
-    def _of(self, rows: Rows) -> tuple[Blanks, list["array[int]"]]:
-        """Return what depends on the lengths of packed sequences; those of the last call stay.
-
-        That is what makes tensors, and the first fields of each direction's struct.
-        """
-        layout, latest = rows.layout, self._latest
-        if latest is not None and latest[0] is layout:
-            return latest[1:]
+    def _with_lengths(self, rows: Rows) -> tuple[Blanks, list["array[int]"]]:
+        """Return what makes packed tensors, and the first fields of each direction's struct."""
         threads = self.share.threads
-        heads = [array("q", layout.fields(d == 1, threads)) for d in self.directions]
-        blanks = self._blanks(self._made(rows))
-        self._latest = layout, blanks, heads
-        return blanks, heads
+        heads = [array("q", rows.layout.fields(d == 1, threads)) for d in self.directions]
+        return self._blanks(self._made(rows)), heads
 
     def _made(self, rows: Rows) -> list[_Made]:
         """Return what is made anew on each call.
@@ -249,7 +241,7 @@ class ForwardCall:
         layout, blanks = rows.layout, self.blanks
         heads: list[array[int]] = []
         if self.packed:
-            blanks, heads = self._of(rows)
+            blanks, heads = self.by_lengths(rows)
         made = blanks()
         addresses = [*self.plan.constants, *map(_address, given), *map(_address, made)]
         if addresses.count(0) > 1:

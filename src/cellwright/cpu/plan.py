@@ -1,10 +1,10 @@
 """What a layer's call is made of: its plan, and the order in which its rows lie."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from cellwright.graph.schedule import Program, backward, forward
 
 __all__ = [
     "CONSTANTS",
+    "ByLengths",
     "Plan",
     "Rows",
     "plan_of",
@@ -292,3 +293,27 @@ class Rows:
         if self.batch_first:
             return t.transpose(0, 1).contiguous().transpose(0, 1)
         return t.contiguous()
+
+
+T = TypeVar("T")
+
+
+class ByLengths(Generic[T]):
+    """What depends on the lengths of packed sequences; that of the last call stays.
+
+    Who uses it keeps it: another thread's call may have other lengths.
+
+    Args:
+        make: makes it for the rows of a call.
+    """
+
+    def __init__(self, make: Callable[[Rows], T]) -> None:
+        self._make = make
+        self._latest: tuple[Layout, T] | None = None
+
+    def __call__(self, rows: Rows) -> T:
+        """Return what was made for these lengths."""
+        latest = self._latest
+        if latest is None or latest[0] is not rows.layout:
+            latest = self._latest = rows.layout, self._make(rows)
+        return latest[1]
