@@ -237,3 +237,9 @@ def test_a_child_that_is_forked_meanwhile_collects_cycles():
         jit.load(host(), "nothing", ["nothing"], emit)
     assert codes == [0]
     assert gc.isenabled()
+
+
+def test_the_cycle_collector_wakes_from_a_rest_within_a_rest():
+    with jit._Collector.resting(), jit._Collector.resting():
+        assert not gc.isenabled()
+    assert gc.isenabled()

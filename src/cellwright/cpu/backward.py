@@ -82,7 +82,8 @@ class BackwardCall:
 
     def _make_blanks(self) -> None:
         plan, D, dtype = self.plan, len(self.directions), self.plan.dtype
-        self.blanks, self.by_lengths = self._new_blanks(self.rows), ByLengths(self._new_blanks)
+        self.by_lengths = ByLengths(self._new_blanks)
+        self.blanks = self.by_lengths(self.rows)
         widths = map(plan.width, plan.cell.states)
         self.new_states = [Blanks(dtype, contiguous(D, self.layout.batch, w)) for w in widths]
         self.new_gradients = Blanks(dtype, *[contiguous(*shape) for shape in plan.shapes] * D)
@@ -91,9 +92,10 @@ class BackwardCall:
         plan, D, threads = self.plan, len(self.directions), self.share.threads
         dx = [rows.form(plan.inputs)] * self.inputs
         da = [contiguous(rows.layout.rows, self.width)] * D
-        heads = [array("q", rows.layout.fields(d == 0, threads)) for d in self.directions]
+        own = self.directions if self.packed else ()
+        heads = [array("q", rows.layout.fields(d == 0, threads)) for d in own]
         scratch = Blanks(plan.dtype, contiguous(self.room), *dx)
-        return scratch, Blanks(plan.dtype, *da), heads if self.packed else []
+        return scratch, Blanks(plan.dtype, *da), heads
 
     def _scratch(self) -> list[_Scratch]:
         """Return what is needed of sums over rows, of zeros, and of rows that only a walk needs."""
@@ -136,8 +138,8 @@ class BackwardCall:
         for one in scratch:
             places[one.name, one.direction] = (number, offset)
             offset += one.size
-        stand_ins = {"da.start": "zeros"} | {start: "zeros" for _, start, _ in plan.ends}
-        stand_ins |= {"dx": "null"} if not plan.reads_input else {}
+        stand_ins = {"dx": "null", "da.start": "zeros"}
+        stand_ins |= {start: "zeros" for _, start, _ in plan.ends}
         for d in self.directions:
             for name, stand_in in stand_ins.items():
                 places.setdefault((name, d), places[stand_in, d])

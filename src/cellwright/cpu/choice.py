@@ -88,15 +88,16 @@ def forward_way(plan: Plan, layout: Layout, keep: bool) -> ForwardWay:
 
     ``keep``: whether what the backward pass needs is kept.
     """
-    if _reads_raw(plan, layout):
-        return ForwardWay(raw=True, amx=False, ahead=False, amx_ahead=False, raw_walk=False)
     ahead = _projects_first(plan, layout)
+    raw_walk = ahead and walks_raw(plan, layout, "forward")
+    if _reads_raw(plan, layout, raw_walk):
+        return ForwardWay(raw=True, amx=False, ahead=False, amx_ahead=False, raw_walk=False)
     return ForwardWay(
         raw=False,
         amx=takes_amx(plan, layout, "forward"),
         ahead=ahead,
         amx_ahead=ahead and not keep and _projects_by_amx(plan, layout),
-        raw_walk=ahead and walks_raw(plan, layout, "forward"),
+        raw_walk=raw_walk,
     )
 
 
@@ -233,8 +234,11 @@ def _aligned(rows: Sequence[int]) -> bool:
     return all(n % LINE == 0 for n in rows)
 
 
-def _reads_raw(plan: Plan, layout: Layout) -> bool:
-    """Whether a call reads its weights as they lie."""
+def _reads_raw(plan: Plan, layout: Layout, raw_walk: bool) -> bool:
+    """Whether a call reads its weights as they lie.
+
+    ``raw_walk``: whether it could read all but the input's so.
+    """
     weights = plan.work * plan.item
     passes = layout.steps * -(-layout.batch // host().dot_rows)
     aligned = _aligned([*plan.state_rows, plan.inputs * plan.item])
@@ -244,7 +248,7 @@ def _reads_raw(plan: Plan, layout: Layout) -> bool:
         most = max(most, _SINGLE_PASSES)
     elif weights > own_cache():
         most = min(most, _RAW_INPUTS * plan.work // max(1, plan.input_work))
-    if not aligned and _projects_first(plan, layout) and walks_raw(plan, layout, "forward"):
+    if not aligned and raw_walk:
         most = min(most, _UNALIGNED_PASSES)
     wide = plan.inputs >= max(_WIDE_INPUT, _MORE_INPUT * plan.units)
     narrow = wide and plan.units <= _NARROW * host().lanes(plan.dtype)

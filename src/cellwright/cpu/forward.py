@@ -95,12 +95,11 @@ class ForwardCall:
         made = self._made(rows)
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
-        self.blanks = self._blanks(made)
+        self.by_lengths = ByLengths(self._with_lengths)
+        self.blanks, _ = self.by_lengths(rows)
         self.hidden, self.room, self.each_row = self._hidden()
         self.shelf = self._shelf(self.room + self.each_row * layout.rows)
-        self.structs = [
-            [self._struct(made, stated, d) for d in self.directions] for stated in (False, True)
-        ]
+        self.structs = [self._structs(made, stated) for stated in (False, True)]
         self.rooms = [
             (field, self.hidden[name] * plan.item)
             for name, field in _ROOMS.items()
@@ -108,21 +107,16 @@ class ForwardCall:
         ]
         # of weights that lie: the last call left those in the caches that it read last
         self.turn = 0
-        self.by_lengths = ByLengths(self._with_lengths)
 
     def _shelf(self, room: int) -> Shelf:
         return self.walk.spares.shelf(room, large=not self.keep)
 
-    def _blanks(self, made: list[_Made]) -> Blanks:
-        """Return what makes them; the kept ones come last."""
-        kept = self.kept.stop - self.kept.start
-        return Blanks(self.plan.dtype, *(one.form for one in made), kept=kept)
-
     def _with_lengths(self, rows: Rows) -> tuple[Blanks, list["array[int]"]]:
-        """Return what makes packed tensors, and the first fields of each direction's struct."""
-        threads = self.share.threads
+        """Return what makes tensors, the kept ones last, and each struct's first fields."""
+        threads, kept = self.share.threads, self.kept.stop - self.kept.start
         heads = [array("q", rows.layout.fields(d == 1, threads)) for d in self.directions]
-        return self._blanks(self._made(rows)), heads
+        forms = (one.form for one in self._made(rows))
+        return Blanks(self.plan.dtype, *forms, kept=kept), heads
 
     def _made(self, rows: Rows) -> list[_Made]:
         """Return what is made anew on each call.
@@ -190,10 +184,14 @@ class ForwardCall:
         ]
         return {(name, d): (k, on) for k, owners in enumerate(names) for name, d, on in owners}
 
-    def _struct(self, made: list[_Made], stated: bool, d: int) -> "array[int]":
-        """Return a direction's struct, without what differs from call to call."""
-        plan, walk = self.plan, self.walk
+    def _structs(self, made: list[_Made], stated: bool) -> list["array[int]"]:
+        """Return each direction's struct, without what differs from call to call."""
         places, distances = self._places(made, stated), self._distances()
+        return [self._struct(places, distances, d) for d in self.directions]
+
+    def _struct(self, places: Places, distances: dict[str, Distances], d: int) -> "array[int]":
+        """Return a direction's struct; give a place to what it has none of its own for."""
+        plan, walk = self.plan, self.walk
         stand_ins = {start: "zeros" for _, start, _ in plan.ends} | {"a": "dump", "b": "zeros"}
         for name, stand_in in stand_ins.items():
             if (name, d) not in places:

@@ -106,7 +106,7 @@ class _Collector:
     @contextmanager
     def resting(cls) -> Iterator[None]:
         """Disable it for a while, unless it is."""
-        cls.rests = gc.isenabled()
+        cls.rests = cls.rests or gc.isenabled()
         gc.disable()
         try:
             yield

@@ -43,8 +43,8 @@ class Simd:
     and infinity come through as IEEE 754 has them.
 
     ``reduces``: whether LLVM may look for cheaper addresses in all loops (strength reduction). The
-    innermost ones gain by it; in those around them it takes a third of the time that machine code
-    takes to make, for nothing.
+    innermost ones gain by it; in a walk, around them, it takes up to a third of the time that LLVM
+    needs, for nothing.
     """
 
     def __init__(
