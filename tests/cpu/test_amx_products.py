@@ -14,12 +14,12 @@ from tests.tolerance import assert_close
 from cellwright.cpu.product_job import depth_table
 
 ROWS = [127, 128, 130, 161, 257, 520, 1041]
-COLUMNS = [128, 129, 144, 159, 161, 200, 513, 700]
+COLUMNS = [32, 48, 63, 64, 65, 100, 128, 129, 144, 159, 161, 200, 257, 513, 700]
 DEPTHS = [128, 129, 143, 160, 161, 255, 300, 417]
 
 
 @pytest.mark.parametrize("by_columns", [False, True])
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(24))
 def test_large_product(seed, by_columns):
     """Sizes at the borders of tiles, panels and chunks, in several runs where depths are lines."""
     rng = random.Random(f"{seed} {by_columns}")

@@ -9,7 +9,7 @@ from cellwright.cpu.target import Target
 
 __all__ = ["PRODUCT_NAMES", "Functions", "common_names", "library_names", "tile_names"]
 
-PRODUCT_NAMES = ["lines", "turn", "rows", "panel"]
+PRODUCT_NAMES = ["lines", "rows", "turn", "panel"]
 """The functions that products over all steps have for themselves, by AMX."""
 
 
@@ -53,7 +53,11 @@ class Functions:
         """Return the number of the function that comes so many after one."""
         return self._s.add(self._names.index(name), further)
 
+    def pointer(self, which: str | Value) -> Value:
+        """Return where a function is, by its name or its number."""
+        number = self.number(which) if isinstance(which, str) else which
+        return self._s.field(self._table, number, POINTER)
+
     def call(self, which: str | Value, kinds: Sequence[Any], args: Sequence[Value]) -> None:
         """Emit a call of a function, by its name or its number; ``kinds``: its arguments' types."""
-        number = self.number(which) if isinstance(which, str) else which
-        self._s.call_pointer(self._s.field(self._table, number, POINTER), kinds, args)
+        self._s.call_pointer(self.pointer(which), kinds, args)

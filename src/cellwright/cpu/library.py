@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 import llvmlite.ir as ir
 
 from cellwright.cpu import jit
-from cellwright.cpu.amx.lines import LINES, ROWS, TURN, emit_lines, emit_rows, emit_turn
+from cellwright.cpu.amx.lines import PART, emit_lines, emit_rows, emit_turn
 from cellwright.cpu.amx.panel import PANEL, emit_panel
 from cellwright.cpu.amx.planes import PLANES, SPLIT, emit_planes, emit_split
 from cellwright.cpu.amx.unit import MATRIX, emit_matrix, emit_release, emit_setup
@@ -55,9 +55,8 @@ def _emit_tiles(target: Target, dtype: str, vectors: int) -> ir.Module:
 def _emit_products(target: Target, dtype: str) -> ir.Module:
     """Emit what products over all steps need of AMX."""
     module = ir.Module(f"products_by_amx_{dtype}")
-    emit_lines(Simd(module, "lines", LINES, target, dtype))
-    emit_turn(Simd(module, "turn", TURN, target, dtype))
-    emit_rows(Simd(module, "rows", ROWS, target, dtype))
+    for name, emit in (("lines", emit_lines), ("rows", emit_rows), ("turn", emit_turn)):
+        emit(Simd(module, name, PART, target, dtype))
     emit_panel(Simd(module, "panel", PANEL, target, dtype))
     return module
 

@@ -1,12 +1,19 @@
 """Both sides of a panel's product as planes of bfloat16; see ``cellwright.cpu.amx.panel``.
 
-Lines are named by their addresses, so they may lie anywhere. What is not finite, or as good as,
-makes each result that it is part of nan. Callers take numbers near the smallest ones as 0.
+A panel is 32 lines of either side, rows or columns, and up to 128 depths: six tiles for each block
+of 32 depths, of two halves of the lines in three planes. A processor takes a load to be of what a
+store before it has yet to write where the last twelve bits of their addresses are the same, and
+lets it wait. So the tiles of a block lie in the same quarter of six pages of 4 KiB: what is read of
+one block does not wait for what is written of another.
+
+Lines and depths are named by their addresses, so they may lie anywhere. What is not finite, or as
+good as, makes each result that it is part of nan. Callers take numbers near the smallest ones as 0.
+
+Panels go by faster than processors foresee what they need: of lines 4 KiB apart and more they read
+only a few. So a split asks for what the panel after the next one will be made of.
 """
 
 from collections.abc import Sequence
-
-import llvmlite.ir as ir
 
 from cellwright.cpu.amx.planes import finite_parts, paired, put_planes
 from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, WEIGHT_PLANES
@@ -14,158 +21,108 @@ from cellwright.cpu.pack import transposed
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
 __all__ = [
-    "HALF",
-    "LINES",
-    "PAIR",
-    "PANEL_BLOCK",
+    "HALVES",
     "PANEL_DEPTH",
-    "PANEL_ROWS",
-    "ROWS",
-    "TURN",
+    "PANEL_LINES",
+    "PANEL_SIZE",
+    "PART",
+    "PARTS",
+    "TILE_PAGE",
     "emit_lines",
     "emit_rows",
     "emit_turn",
-    "split_rows",
-    "turn",
 ]
 
-PANEL_ROWS, PANEL_DEPTH = 2 * AMX_ROWS, 128
-"""Rows and depths of a panel."""
-PANEL_BLOCK = WEIGHT_PLANES * PLANE
-"""The size of the planes of 16 rows, or of a vector of columns, and a block of depths."""
-HALF = PANEL_DEPTH // AMX_DEPTH * PANEL_BLOCK
-"""Elements between the planes of 16 rows and of the next 16."""
-LINES = (POINTER, I64, I64, I64, POINTER)
-"""Arguments of a split of columns: a table of the addresses of whole blocks of depths, how many
-blocks; the first column, how many; planes."""
-TURN = (POINTER, I64, I64, I64, POINTER)
-"""Arguments of a split that turns columns into 16 rows: a table of the addresses of a block of
-depths, how many of them count; the first column, how many; planes."""
-ROWS = (POINTER, I64, I64, I64, POINTER)
-"""Arguments of a split of a panel's rows: a table of their addresses, how many depths, 0, 0; or of
-those of whole blocks of depths, how many count, the first column, how many; planes."""
+PANEL_LINES, PANEL_DEPTH = 2 * AMX_ROWS, 128
+"""Lines and depths of a panel."""
+TILE_PAGE = PANEL_DEPTH // AMX_DEPTH * PLANE
+"""Elements from a tile of a block to its next one."""
+PANEL_SIZE = 2 * WEIGHT_PLANES * TILE_PAGE
+"""Elements of a panel's planes."""
 
-PAIR = 2 * AMX_ROWS
-"""Columns of a pair of vectors."""
+PARTS, HALVES = 16, 2
+"""Parts that the split of a block of rows or lines has, and that of turned columns."""
+PART = (I64, I64, I64, POINTER, I64, I64, I64, I64, POINTER)
+"""Arguments of some parts of a split: the first part, and the one after the last; the block's first
+depth; a table of the addresses of depths, how many of them count; the first line, how many there
+are, and the distance between rows; the block's planes. Columns have no distance."""
 
 
-def _put(s: Simd, halves: Sequence[Value], place: Value, pitch: Value) -> None:
-    """Write the planes of two vectors of depths, or of rows at two depths."""
-    put_planes(s, paired(s, *(finite_parts(s, x) for x in halves)), place, pitch)
+def _put(s: Simd, halves: Sequence[Value], place: Value) -> None:
+    """Write the planes of two vectors of depths, or of columns at two depths."""
+    planes = paired(s, *(finite_parts(s, x) for x in halves))
+    put_planes(s, planes, place, s.index(2 * TILE_PAGE))
 
 
 def emit_lines(s: Simd) -> None:
-    """Split columns into planes: [pair of vectors][block of depths][plane][vector].
+    """Split columns of depths: a part is two depths. Columns beyond are 0."""
+    start, stop, k, table, _, first, columns, _, target = s.function.args
+    masks = [s.dynamic_mask(s.sub(columns, n * s.lanes)) for n in range(2)]
 
-    Two depths are gone through at a time: processors foresee what long lines will need.
-    """
-    table, blocks, first, columns, target = s.function.args
-    pitch = s.index(2 * PLANE)
-
-    def pair(lines: Value, j: Value, k: Value) -> None:
-        pointers = [s.field(lines, s.add(k, half), POINTER) for half in (0, s.lanes)]
+    def pair(j: Value, _: list[Value]) -> None:
+        depth, place = s.add(k, j), s.at(target, s.mul(j, s.lanes))
+        pointers = [s.field(table, s.add(depth, half), POINTER) for half in (0, AMX_ROWS)]
         sources = [s.at(pointer, first) for pointer in pointers]
-        out = s.at(target, s.add(s.mul(j, 2 * PANEL_BLOCK), s.mul(k, s.lanes)))
+        for n, mask in enumerate(masks):
+            halves = [s.load(x, n * s.lanes, mask) for x in sources]
+            _put(s, halves, s.at(place, n * TILE_PAGE))
+        for source in sources:
+            for half in range(2):
+                s.prefetch(source, 2 * PANEL_LINES + half * s.lanes)
 
-        def put(v: Value, masks: Sequence[Value]) -> None:
-            place = s.at(out, s.mul(s.mul(blocks, v), 2 * PANEL_BLOCK // PAIR))
-            for n, mask in enumerate(masks):
-                halves = [s.load(source, s.add(v, n * s.lanes), mask) for source in sources]
-                _put(s, halves, s.at(place, n * PLANE), pitch)
+    s.loop(start, stop, 1, pair)
+    s.finish()
 
-        whole = s.builder.and_(columns, s.index(-PAIR))
-        s.loop(0, whole, PAIR, lambda v, _: put(v, (None, None)))
-        left = s.sub(columns, whole)
-        tail = [s.dynamic_mask(s.sub(left, n * s.lanes)) for n in range(2)]
-        s.when(s.less(0, left), lambda: put(whole, tail))
 
-    def block(j: Value, _: list[Value]) -> None:
-        lines = s.builder.gep(table, [s.mul(j, AMX_DEPTH)], source_etype=I64)
-        s.loop(0, s.lanes, 1, lambda k, _: pair(lines, j, k))
+def emit_rows(s: Simd) -> None:
+    """Split rows, whose depths lie in one run: a part is two rows.
 
-    s.loop(0, blocks, 1, block)
+    Depths that do not count are 0, and the last row is repeated.
+    """
+    start, stop, k, table, depth, first, count, apart, target = s.function.args
+    masks = [s.dynamic_mask(s.sub(s.sub(depth, k), half)) for half in (0, s.lanes)]
+    base, last = s.at(s.field(table, 0, POINTER), k), s.sub(count, 1)
+
+    def pair(j: Value, _: list[Value]) -> None:
+        for n in range(2):
+            place = s.mul(s.add(first, s.min(s.add(j, n * AMX_ROWS), last)), apart)
+            row = s.at(base, place)
+            halves = [s.load(row, half * s.lanes, mask) for half, mask in enumerate(masks)]
+            _put(s, halves, s.at(target, s.add(s.mul(j, s.lanes), n * TILE_PAGE)))
+            for half in range(2):
+                s.prefetch(row, s.add(s.mul(apart, 2 * PANEL_LINES), half * s.lanes))
+
+    s.loop(start, stop, 1, pair)
     s.finish()
 
 
 def emit_turn(s: Simd) -> None:
-    """Split columns into planes of 16 rows; rows beyond are 0, and depths that do not count."""
-    lines, depth, first, columns, target = s.function.args
+    """Split columns of depths as rows: a part is 16. What does not count is 0."""
+    start, stop, k, table, depth, first, columns, _, target = s.function.args
     size = s.lanes * s.lanes
     squares = s.reserve(s.scalar, 2 * size)
-    some = s.dynamic_mask(columns)
+    masks = [s.dynamic_mask(s.sub(s.sub(depth, k), half)) for half in (0, s.lanes)]
 
-    def square(half: Value, _: list[Value]) -> None:
-        """Turn half of a block of depths, into memory: registers hold no more."""
-        order = s.mul(half, s.lanes)
-        found = [s.field(lines, s.add(order, n), POINTER) for n in range(s.lanes)]
-        vectors = transposed(s, [s.load(line, first, some) for line in found])
-        place = s.at(squares, s.mul(half, size))
+    def square(half: Value, group: Value) -> None:
+        """Turn half of the depths, into memory: registers hold no more."""
+        order, beyond = s.add(k, s.mul(half, s.lanes)), s.mul(group, AMX_ROWS)
+        lines = [s.field(table, s.add(order, n), POINTER) for n in range(s.lanes)]
+        place, some = s.add(first, beyond), s.dynamic_mask(s.sub(columns, beyond))
+        vectors = transposed(s, [s.load(line, place, some) for line in lines])
         for n, vector in enumerate(vectors):
-            s.store(vector, place, n * s.lanes)
+            s.store(vector, s.at(squares, s.mul(half, size)), n * s.lanes)
 
-    s.loop(0, 2, 1, square)
-    masks = [s.dynamic_mask(s.sub(depth, half)) for half in (0, s.lanes)]
-
-    def row(r: Value, _: list[Value]) -> None:
+    def row(r: Value, group: Value) -> None:
         at = s.mul(r, s.lanes)
         halves = [
             s.builder.select(m, s.load(squares, s.add(at, n * size)), s.constant(0.0))
             for n, m in enumerate(masks)
         ]
-        _put(s, halves, s.at(target, at), s.index(PLANE))
+        _put(s, halves, s.at(target, s.add(at, s.mul(group, TILE_PAGE))))
 
-    s.loop(0, s.lanes, 1, row)
+    def part(group: Value, _: list[Value]) -> None:
+        s.loop(0, 2, 1, lambda half, _: square(half, group))
+        s.loop(0, s.lanes, 1, lambda r, _: row(r, group))
+
+    s.loop(start, stop, 1, part)
     s.finish()
-
-
-def emit_rows(s: Simd) -> None:
-    """Split a panel's rows into planes; with columns, turn those."""
-    table, depth, first, columns, target = s.function.args
-
-    def block(k: Value, _: list[Value]) -> None:
-        def turned(g: Value, _: list[Value]) -> None:
-            turn(s, g, k, (table, depth, first, columns), target)
-
-        with s.builder.if_else(s.less(0, columns)) as (then, otherwise):
-            with then:
-                s.loop(0, 2, 1, turned)
-            with otherwise:
-                split_rows(s, (s.index(0), s.index(PANEL_ROWS)), (k, depth), table, target)
-
-    s.loop(0, depth, AMX_DEPTH, block)
-    s.finish()
-
-
-def split_rows(
-    s: Simd, rows: tuple[Value, Value], depths: tuple[Value, Value], table: Value, target: Value
-) -> None:
-    """Split a block of depths of some rows: from which to which; its first depth, all depths."""
-    k, depth = depths
-    left = s.sub(depth, k)
-    masks = [s.dynamic_mask(s.sub(left, half)) for half in (0, s.lanes)]
-    start = s.at(target, s.mul(k, PANEL_BLOCK // AMX_DEPTH))
-
-    def row(r: Value, _: list[Value]) -> None:
-        source, b = s.field(table, r, POINTER), s.builder
-        group, within = b.lshr(r, s.index(4)), b.and_(r, s.index(AMX_ROWS - 1))
-        place = s.at(start, s.add(s.mul(group, HALF), s.mul(within, s.lanes)))
-        halves = [s.load(source, s.add(k, n * s.lanes), m) for n, m in enumerate(masks)]
-        _put(s, halves, place, s.index(PLANE))
-
-    s.loop(*rows, 1, row)
-
-
-def turn(
-    s: Simd, group: Value, k: Value, side: tuple[Value, Value, Value, Value], target: Value
-) -> None:
-    """Turn a block of depths of half a panel: by columns, as ``side`` has them.
-
-    Those are a table of depths, their number, the first column, and how many. The module must have
-    ``turn``.
-    """
-    table, depth, first, columns = side
-    lines = s.builder.gep(table, [k], source_etype=I64)
-    beyond = s.mul(group, AMX_ROWS)
-    place = s.add(s.mul(group, HALF), s.mul(k, PANEL_BLOCK // AMX_DEPTH))
-    args = [lines, s.sub(depth, k), s.add(first, beyond), s.sub(columns, beyond)]
-    s.call("turn", ir.VoidType(), TURN, [*args, s.at(target, place)])

@@ -1,10 +1,12 @@
 """Chunks of a matrix product by AMX; see ``cellwright.cpu.product``.
 
 A chunk of C is summed up in memory that stays in the second-level cache, a group of depths at a
-time. Of each group one side is split into planes once, as columns; then the other is, 32 rows at a
-time, which stay in the first-level cache while the columns go by. Columns are those of B where the
-depths of A lie one after another. Otherwise A and B change places, for the gates are the wider
-side, whose lines are long, and C is turned as it is written.
+time. Of each group the columns of B are split into planes first. Then the rows of A are, 32 at a
+time, while those before them are multiplied with all columns: A are the gates' gradients, the
+larger side by far.
+
+Where rows of A lie side by side the unit takes them as columns, as their depths would have to be
+turned, and those of B, which are, as rows. So C is turned as it is written.
 
 Infinity, nan, and what overflows, make a sum that is not finite, but not all that they should be:
 splitting has no eye for them. Such a chunk is left to ``Chunks``, and C is not touched before.
@@ -14,10 +16,17 @@ from dataclasses import dataclass
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.amx.lines import LINES, PAIR, PANEL_BLOCK, PANEL_DEPTH, PANEL_ROWS, ROWS
-from cellwright.cpu.amx.panel import PAIR_SUMS, PANEL
+from cellwright.cpu.amx.lines import (
+    HALVES,
+    PANEL_DEPTH,
+    PANEL_LINES,
+    PANEL_SIZE,
+    PART,
+    PARTS,
+)
+from cellwright.cpu.amx.panel import PANEL, PANEL_SUMS
 from cellwright.cpu.amx.planes import flushing
-from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS
+from cellwright.cpu.amx.unit import AMX_DEPTH, PLANE
 from cellwright.cpu.functions import Functions
 from cellwright.cpu.pack import TRANSPOSE
 from cellwright.cpu.product_job import FIRST_GROUP, Job
@@ -25,43 +34,37 @@ from cellwright.cpu.simd import I32, I64, POINTER, Simd, Value
 
 __all__ = ["AMX_MEMORY", "AmxChunks", "Tables", "amx_pays"]
 
-_WIDTH, _SUMS = 512, 1 << 17
-"""The most columns and elements of a chunk."""
-_BLOCKS = PANEL_DEPTH // AMX_DEPTH
-_WEIGHTS, _ROWS = _BLOCKS * PANEL_BLOCK * (_WIDTH // AMX_ROWS), 2 * _BLOCKS * PANEL_BLOCK
-AMX_MEMORY = _SUMS + _WEIGHTS + 2 * _ROWS + 2 * PAIR_SUMS
+_COLUMNS, _SUMS = 256, 1 << 17
+"""The most columns of a chunk, and its most sums."""
+_SIDE = PANEL_SIZE * (_COLUMNS // PANEL_LINES)
+AMX_MEMORY = _SUMS + _SIDE + 2 * PANEL_SIZE + 2 * PANEL_SUMS
 """Elements of memory that a thread needs."""
-_LEAST_ROWS, _LEAST_DEPTH, _LEAST_SIZE = 128, 128, 1 << 14
-_LEAST_COLUMNS = 64, 128
-"""Rows, depths, elements of C, and columns, crosswise and not, from which AMX is faster: it gains
-less than splitting costs where what was split is used for few others."""
+_LEAST_ROWS, _LEAST_COLUMNS, _LEAST_DEPTH = 128, 32, 128
+"""Rows, columns and depths from which AMX is faster: it gains less than splitting costs where what
+was split is used for few others."""
 
 
 def amx_pays(s: Simd, job: Job, rows: Value) -> Value:
     """Return whether AMX is faster for so many rows, and A lies as it has to."""
-    b, (across, along) = s.builder, _LEAST_COLUMNS
-    crosswise = job.crosswise(s)
+    b, columns = s.builder, job.columns
     # depths of rows must lie in one run
     one_run = s.less(s.field(job.depths, 2), 2)
     straight = b.and_(b.icmp_signed("==", job.a_depth, s.index(1)), one_run)
-    found = b.or_(crosswise, straight)
-    limits = (
-        (rows, _LEAST_ROWS),
-        (job.columns, b.select(crosswise, s.index(across), s.index(along))),
-        (s.field(job.depths, 1), _LEAST_DEPTH),
-        (s.mul(rows, job.columns), _LEAST_SIZE),
-    )
+    found = b.or_(job.crosswise(s), straight)
+    depth = s.field(job.depths, 1)
+    limits = (rows, _LEAST_ROWS), (columns, _LEAST_COLUMNS), (depth, _LEAST_DEPTH)
     for size, least in limits:
         found = b.and_(found, b.not_(s.less(size, least)))
-    return found
+    # a quarter of the last panel's columns, or more, would be for nothing
+    panels = s.mul(_up(s, columns, PANEL_LINES), 3)
+    return b.and_(found, b.not_(s.less(s.mul(columns, 4), panels)))
 
 
 class Tables:
-    """Room on the stack for addresses, to be made once: of both sides' depths; of a panel."""
+    """Room on the stack, to be made once: for the addresses of both sides' depths; for flags."""
 
     def __init__(self, s: Simd) -> None:
         self.of_rows, self.of_columns = (s.reserve(POINTER, PANEL_DEPTH) for _ in range(2))
-        self.rows = s.reserve(POINTER, PANEL_ROWS)
         self.control = s.reserve(I32, 2)
 
 
@@ -76,13 +79,13 @@ def _up(s: Simd, size: Value, unit: int) -> Value:
 
 @dataclass
 class _Chunk:
-    """Rows and columns: the first of each, how many; pairs of vectors of columns."""
+    """Rows and columns: the first of each, how many; panels of columns."""
 
     row: Value
     rows: Value
     column: Value
     columns: Value
-    pairs: Value
+    panels: Value
 
 
 class AmxChunks:
@@ -97,38 +100,31 @@ class AmxChunks:
         self, s: Simd, job: Job, functions: Functions, memory: Value, tables: Tables
     ) -> None:
         self.s, self.job, self.functions, self.tables = s, job, functions, tables
-        self.sums, self.weights = memory, s.at(memory, _SUMS)
-        self.rows = s.at(memory, _SUMS + _WEIGHTS)
-        self.tiles = s.at(memory, _SUMS + _WEIGHTS + 2 * _ROWS)
+        self.sums, self.columns = memory, s.at(memory, _SUMS)
+        self.rows = s.at(memory, _SUMS + _SIDE)
+        self.tiles = s.at(memory, _SUMS + _SIDE + 2 * PANEL_SIZE)
         self.crosswise = job.crosswise(s)
+        self.row_split = self._swap(*map(functions.number, ("rows", "lines")))
 
     def sizes(self, rows: Value) -> tuple[Value, Value]:
         """Return rows and columns of C in a chunk: parts of so many rows, all about alike."""
-        s, b, columns = self.s, self.s.builder, self.job.columns
+        s, b, block = self.s, self.s.builder, self.s.target.block(self.s.dtype)
 
         def share(size: Value, most: Value) -> Value:
             size = b.select(s.less(0, size), size, s.index(1))
             parts = b.sdiv(s.sub(s.add(size, most), 1), most)
-            return _up(s, b.sdiv(s.sub(s.add(size, parts), 1), parts), s.target.block(s.dtype))
+            return _up(s, b.sdiv(s.sub(s.add(size, parts), 1), parts), block)
 
-        wide, narrow = self._swap(columns, rows), self._swap(rows, columns)
-        width = share(wide, s.index(_WIDTH))
-        most = s.builder.sdiv(s.index(_SUMS), width)
-        height = share(narrow, s.builder.and_(most, s.index(-s.target.block(s.dtype))))
-        return self._swap(height, width), self._swap(width, height)
-
-    def _swap(self, x: Value, y: Value) -> Value:
-        """Return the first, or where A and B have changed places, the second."""
-        return self.s.builder.select(self.crosswise, y, x)
+        width = share(self.job.columns, s.index(_COLUMNS))
+        height = share(rows, s.whole(b.sdiv(s.index(_SUMS), _up(s, width, PANEL_LINES)), block))
+        return height, width
 
     def emit(self, rows: tuple[Value, Value], columns: tuple[Value, Value]) -> Value:
         """Emit a chunk between bounds; return whether its sums are finite, and so were written."""
-        s = self.s
-        row, row_stop = (self._swap(x, y) for x, y in zip(rows, columns, strict=True))
-        column, stop = (self._swap(y, x) for x, y in zip(rows, columns, strict=True))
-        size, width = s.sub(row_stop, row), s.sub(stop, column)
-        pairs = s.builder.sdiv(s.add(width, PAIR - 1), s.index(PAIR))
-        self.chunk = _Chunk(row, size, column, width, pairs)
+        s, (row, row_stop), (column, stop) = self.s, rows, columns
+        width = s.sub(stop, column)
+        panels = s.builder.sdiv(s.add(width, PANEL_LINES - 1), s.index(PANEL_LINES))
+        self.chunk = _Chunk(row, s.sub(row_stop, row), column, width, panels)
         flushing(s, self._sum, self.tables.control)
         finite = self._finite()
         s.when(finite, self._write)
@@ -162,11 +158,11 @@ class AmxChunks:
 
     def _gather(self, place: Value, runs: Value, filled: Value) -> Value:
         """Put down where the depths of runs are, behind those that are there."""
-        s, job, swap = self.s, self.job, self._swap
-        a = job.a, job.a_depth, self.s.index(0)
-        b = job.b, job.b_depth, self.s.index(1)
-        sides = [swap(x, y) for x, y in zip(a, b, strict=True)], self.tables.of_rows
-        others = [swap(y, x) for x, y in zip(a, b, strict=True)], self.tables.of_columns
+        s, job = self.s, self.job
+        sides = (
+            (job.a, job.a_depth, self.tables.of_rows),
+            (job.b, job.b_depth, self.tables.of_columns),
+        )
 
         def run(r: Value, carried: list[Value]) -> list[Value]:
             (done,) = carried
@@ -174,7 +170,7 @@ class AmxChunks:
             size = s.field(numbers, 2)
 
             def depth(k: Value, _: list[Value]) -> None:
-                for (base, apart, number), table in (sides, others):
+                for number, (base, apart, table) in enumerate(sides):
                     at = s.mul(s.add(s.field(numbers, number), k), apart)
                     s.builder.store(s.at(base, at), _entry(s, table, s.add(done, k)))
 
@@ -190,68 +186,81 @@ class AmxChunks:
         blocks = s.builder.sdiv(whole, s.index(AMX_DEPTH))
 
         def fill(k: Value, _: list[Value]) -> None:
-            """Repeat a depth that does not count: rows have 0 there."""
+            """Repeat a depth that does not count: what the unit takes as rows has 0 there."""
             for table in (tables.of_rows, tables.of_columns):
                 s.builder.store(s.field(table, 0, POINTER), _entry(s, table, k))
 
         s.loop(depth, whole, 1, fill)
-        args = [tables.of_columns, blocks, chunk.column, chunk.columns, self.weights]
-        self.functions.call("lines", LINES, args)
+        self._split_columns(depth, blocks)
+        self._split_first(depth, blocks)
+        s.loop(0, chunk.rows, PANEL_LINES, lambda r, _: self._panel(r, depth, blocks, fresh))
 
-        def panel(r: Value, _: list[Value]) -> None:
-            rows, coming = self._split(r, depth)
-            sums = s.at(self.sums, self._before(r))
-            args = [sums, rows, self.weights, chunk.pairs, blocks, fresh, self.tiles, *coming]
-            self.functions.call("panel", PANEL, args)
+    def _panel(self, r: Value, depth: Value, blocks: Value, fresh: Value) -> None:
+        """Multiply a panel's rows with all columns, and split the next one's."""
+        s, b, chunk, swap = self.s, self.s.builder, self.chunk, self._swap
+        odd, following = b.and_(r, s.index(PANEL_LINES)), s.add(r, PANEL_LINES)
+        now, then = (
+            s.at(self.rows, s.mul(x, PANEL_SIZE // PANEL_LINES))
+            for x in (odd, s.sub(PANEL_LINES, odd))
+        )
+        none = ir.Constant(POINTER, None)
+        due = s.less(following, chunk.rows)
+        split = b.select(due, self.functions.pointer(self.row_split), none)
+        sides = (now, s.index(0)), (self.columns, s.index(PANEL_SIZE))
+        rows = [swap(x, y) for x, y in zip(*sides, strict=True)]
+        columns = [swap(y, x) for x, y in zip(*sides, strict=True)]
+        sums = s.at(self.sums, self._before(r)), fresh, self.tiles
+        args = [*sums, *rows, *columns, chunk.panels, blocks]
+        args += [split, *self._rows_side(following, depth), then]
+        self.functions.call("panel", PANEL, args)
 
-        s.loop(0, chunk.rows, PANEL_ROWS, panel)
+    def _swap(self, x: Value, y: Value) -> Value:
+        """Return the first, or where the unit takes rows as columns, the second."""
+        return self.s.builder.select(self.crosswise, y, x)
 
     def _before(self, r: Value) -> Value:
-        """Return the number of sums before a panel's."""
-        return self.s.mul(self.s.mul(r, self.chunk.pairs), PAIR_SUMS // PANEL_ROWS)
+        """Return the number of sums before those of a row's panel."""
+        return self.s.mul(self.s.mul(r, self.chunk.panels), PANEL_SUMS // PANEL_LINES)
 
-    def _split(self, r: Value, depth: Value) -> tuple[Value, list[Value]]:
-        """Split the first panel's rows; return a panel's planes, and how to split the next."""
-        s, b, tables, chunk = self.s, self.s.builder, self.tables, self.chunk
-        odd = b.and_(r, s.index(PANEL_ROWS))
-        now, then = (
-            s.at(self.rows, s.mul(x, _ROWS // PANEL_ROWS)) for x in (odd, s.sub(PANEL_ROWS, odd))
-        )
-        table, zero = self._swap(tables.rows, tables.of_rows), s.index(0)
-
-        def side(first: Value) -> list[Value]:
-            """Return arguments of ``ROWS``: columns are there to be turned."""
-            number = s.min(s.sub(chunk.rows, first), PANEL_ROWS)
-            columns = s.add(chunk.row, first), number
-            return [table, depth, *(self._swap(zero, x) for x in columns)]
-
-        def first() -> None:
-            self._put_rows(zero)
-            self.functions.call("rows", ROWS, [*side(zero), now])
-
-        s.when(s.less(r, 1), first)
-        following = s.add(r, PANEL_ROWS)
-        self._put_rows(following)
-        due = b.zext(s.less(following, chunk.rows), I64)
-        return now, [due, *side(following), then]
-
-    def _put_rows(self, first: Value) -> None:
-        """Put down where a panel's rows are; the last one is repeated."""
+    def _split_columns(self, depth: Value, blocks: Value) -> None:
+        """Split all columns of B."""
         s, chunk = self.s, self.chunk
-        base, last = s.field(self.tables.of_rows, 0, POINTER), s.sub(chunk.rows, 1)
+        split = self.functions.pointer(self._swap(*map(self.functions.number, ("lines", "turn"))))
+        parts = self._swap(s.index(PARTS), s.index(HALVES))
 
-        def put(j: Value, _: list[Value]) -> None:
-            line = s.add(chunk.row, s.min(s.add(first, j), last))
-            s.builder.store(
-                s.at(base, s.mul(line, self.job.a_line)), _entry(s, self.tables.rows, j)
-            )
+        def block(j: Value, _: list[Value]) -> None:
+            def panel(p: Value, _: list[Value]) -> None:
+                done = s.mul(p, PANEL_LINES)
+                side = s.add(chunk.column, done), s.sub(chunk.columns, done), s.index(1)
+                target = s.at(self.columns, s.add(s.mul(p, PANEL_SIZE), s.mul(j, PLANE)))
+                args = [s.index(0), parts, s.mul(j, AMX_DEPTH), self.tables.of_columns, depth]
+                s.call_pointer(split, PART, [*args, *side, target])
 
-        s.loop(0, self._swap(s.index(PANEL_ROWS), s.index(0)), 1, put)
+            s.loop(0, chunk.panels, 1, panel)
+
+        s.loop(0, blocks, 1, block)
+
+    def _rows_side(self, first: Value, depth: Value) -> list[Value]:
+        """Return what a split of a panel's rows is told of them."""
+        s, chunk = self.s, self.chunk
+        rows = s.add(chunk.row, first), s.sub(chunk.rows, first), self.job.a_line
+        return [self.tables.of_rows, depth, *rows]
+
+    def _split_first(self, depth: Value, blocks: Value) -> None:
+        """Split the first panel's rows."""
+        s = self.s
+
+        def block(j: Value, _: list[Value]) -> None:
+            args = [s.index(0), s.index(PARTS), s.mul(j, AMX_DEPTH)]
+            args += [*self._rows_side(s.index(0), depth), s.at(self.rows, s.mul(j, PLANE))]
+            self.functions.call(self.row_split, PART, args)
+
+        s.loop(0, blocks, 1, block)
 
     def _finite(self) -> Value:
         """Return whether all sums are finite: 0 times any other is nan."""
         s, each, chunk = self.s, 4, self.chunk
-        size = self._before(_up(s, chunk.rows, PANEL_ROWS))
+        size = self._before(_up(s, chunk.rows, PANEL_LINES))
 
         def some(k: Value, found: list[Value]) -> list[Value]:
             zero = s.constant(0.0)
@@ -268,24 +277,24 @@ class AmxChunks:
         return s.builder.icmp_signed("==", bits, ir.Constant(every, -1))
 
     def _write(self) -> None:
-        """Write the sums, turned where A and B have changed places."""
-        s, chunk, swap = self.s, self.chunk, self._swap
+        """Write the sums, turned where the unit took rows as columns."""
+        s, chunk = self.s, self.chunk
 
         def panel(r: Value, _: list[Value]) -> None:
-            lines = s.add(chunk.row, r), s.min(s.sub(chunk.rows, r), PANEL_ROWS)
+            rows = s.add(chunk.row, r), s.min(s.sub(chunk.rows, r), PANEL_LINES)
             source = s.at(self.sums, self._before(r))
 
-            def pair(p: Value, _: list[Value]) -> None:
-                first = s.mul(p, PAIR)
-                columns = s.add(chunk.column, first), s.min(s.sub(chunk.columns, first), PAIR)
-                block, stride = s.at(source, s.mul(p, PAIR_SUMS)), s.index(PAIR)
+            def square(p: Value, _: list[Value]) -> None:
+                first = s.mul(p, PANEL_LINES)
+                columns = (
+                    s.add(chunk.column, first),
+                    s.min(s.sub(chunk.columns, first), PANEL_LINES),
+                )
+                block, stride = s.at(source, s.mul(p, PANEL_SUMS)), s.index(PANEL_LINES)
                 args = [block, stride, stride, stride, self.tiles, stride]
                 s.when(self.crosswise, lambda: self.functions.call("transpose", TRANSPOSE, args))
-                bounds = [swap(x, y) for x, y in zip(lines, columns, strict=True)]
-                others = [swap(y, x) for x, y in zip(lines, columns, strict=True)]
-                place = swap(block, self.tiles)
-                self.job.write(s, (place, stride), (bounds[0], bounds[1]), (others[0], others[1]))
+                self.job.write(s, (self._swap(block, self.tiles), stride), rows, columns)
 
-            s.loop(0, chunk.pairs, 1, pair)
+            s.loop(0, chunk.panels, 1, square)
 
-        s.loop(0, chunk.rows, PANEL_ROWS, panel)
+        s.loop(0, chunk.rows, PANEL_LINES, panel)
