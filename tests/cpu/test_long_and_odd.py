@@ -71,7 +71,7 @@ def test_backward_twice(cell):
 
 @each_bundled
 def test_changing_what_backward_needs_raises(cell):
-    for name in ("output", "x", "h.start", "bundles.x.0", "bundles.h.0"):
+    for name in ("x", "h.start", "bundles.x.0", "bundles.h.0"):
         case = make(cell)
         for tensor in flatten(case).values():
             tensor.requires_grad_()
@@ -81,6 +81,48 @@ def test_changing_what_backward_needs_raises(cell):
             (found | flatten(case))[name].mul_(2)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
+
+
+@each_bundled
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("lengths", [None, [5, 3, 2]])
+def test_outputs_may_be_changed_in_place(cell, directions, lengths):
+    """As torch.nn allows it, though the backward pass reads the output."""
+    case = make(cell, directions=directions, lengths=lengths)
+    leaves = list(flatten(case).values())
+    for tensor in leaves:
+        tensor.requires_grad_()
+    found, copied = results(case), results(case)
+    weights = torch.randn_like(found["output"])
+    changed, expected = found["output"].mul_(weights).relu_(), copied["output"].mul(weights).relu()
+    assert torch.equal(changed, expected)
+    finals = [f"{name}.final" for name in cell.states]
+    loss, right = (sum(r[name].square().sum() for name in finals) for r in (found, copied))
+    for again in (True, False):
+        left = torch.autograd.grad(loss + changed.sum(), leaves, retain_graph=again)
+        others = torch.autograd.grad(right + expected.sum(), leaves, retain_graph=again)
+        assert all(map(torch.equal, left, others))
+
+
+@each_bundled
+def test_a_changed_output_does_not_hide_what_else_changed(cell):
+    case = make(cell)
+    for tensor in flatten(case).values():
+        tensor.requires_grad_()
+    out = results(case)["output"].mul_(2)
+    case.x.data = case.x.detach()[:1].clone()
+    with pytest.raises(RuntimeError, match="changed since"):
+        out.sum().backward()
+
+
+@each_bundled
+def test_what_a_hook_keeps_is_not_kept_beside_it(cell):
+    """Under hooks on saved tensors, such as a checkpoint's, all goes through them."""
+    case, kept = make(cell), []
+    case.x.requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.clone()), lambda _: 0):
+        out = results(case)["output"]
+    assert any(t.shape == out.shape and torch.equal(t, out) for t in kept)
 
 
 @each_bundled

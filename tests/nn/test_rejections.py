@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from tests.nn.agreement import KINDS, classes
@@ -188,6 +189,26 @@ def test_two_states_are_a_tuple(hx, message):
     ours, theirs = (make(10, 20, 2) for make in classes("LSTM"))
     x = _x(5, 3, 10)
     check(lambda: ours(x, hx), lambda: theirs(x, hx), message)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 20), (3, 3, 20), ()])
+def test_one_tensor_for_two_states(shape):
+    ours, theirs = (make(10, 20, 1) for make in classes("LSTM"))
+    x, hx = _x(5, 3, 10), torch.zeros(shape)
+    check(lambda: ours(x, hx), lambda: theirs(x, hx), f"as one tensor of shape {shape}")
+
+
+def test_an_order_that_names_other_sequences():
+    """States would be read beyond their end."""
+    for order in (torch.tensor([0]), torch.tensor([0, 1, 2, 0])):
+        packed = PackedSequence(_x(3, 10), torch.tensor([3]), order, None)
+        hx = _x(1, 3, 20)
+        ours, theirs = (make(10, 20, 1) for make in classes("GRU"))
+        check(lambda: ours(packed, hx), lambda: theirs(packed, hx), "sorted_indices")  # noqa: B023
+
+
+def test_numpy_counts_layers():
+    assert repr(nn.GRU(3, 4, np.int64(2))) == repr(nn.GRU(3, 4, 2))
 
 
 def test_forms_of_states_that_torch_takes():

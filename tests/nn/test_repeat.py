@@ -13,6 +13,7 @@ import torch
 from tests.cpu.cells import CELLS, NARROW
 from tests.nn.repeated import KINDS, assert_same, flat, gradients, warmed
 from tests.tolerance import assert_close
+from torch.nn.functional import dropout
 
 import cellwright.nn as nn
 from cellwright.autograd import guard, operation
@@ -188,6 +189,37 @@ def test_copies_do_not_share_what_is_ready() -> None:
         with torch.no_grad():
             for _ in range(3):
                 assert_same(copied(x), theirs(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parametrized_modules_are_copied_with_all_that_is_ready(kind: str) -> None:
+    """What torch makes of their class copies their attributes, and asks for no state."""
+    ours, theirs, x = warmed(kind, grad=True, num_layers=2)
+    for module in (ours, theirs):
+        torch.nn.utils.parametrizations.weight_norm(module, "weight_hh_l0")
+    for _ in range(3):
+        ours(x)
+    copied = copy.deepcopy(ours)
+    with torch.no_grad():
+        for module in (copied, theirs):
+            for parameter in module.parameters():
+                parameter.mul_(0.5)
+    for _ in range(3):
+        assert_same(copied(x), theirs(x))
+    assert not torch.equal(copied(x)[0], ours(x)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("change", [torch.relu_, lambda t: dropout(t, 0.5, inplace=True)])
+def test_outputs_changed_in_place(kind: str, change: Callable[[torch.Tensor], object]) -> None:
+    ours, _, x = warmed(kind, grad=True)
+    found: list[list[torch.Tensor]] = []
+    for way in (lambda t: t, torch.clone):
+        torch.manual_seed(1)
+        out = way(ours(x)[0])
+        change(out)
+        found.append([*torch.autograd.grad(out.square().sum(), list(ours.parameters()))])
+    assert all(map(torch.equal, *found))
 
 
 def test_another_number_of_threads_is_seen() -> None:

@@ -18,8 +18,10 @@ from cellwright.graph.interpret import Form, Weights, interpret_layer
 
 __all__ = [
     "Call",
+    "check_saved",
     "differentiate",
     "gradients",
+    "keeps_graph",
     "plain",
     "prepared",
     "ready",
@@ -27,7 +29,7 @@ __all__ = [
     "without_gaps",
 ]
 
-_keeps_graph: Callable[[], bool] = getattr(
+keeps_graph: Callable[[], bool] = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
 )
 """Whether the backward pass under way was told to keep its graph for another one."""
@@ -94,7 +96,7 @@ def differentiate(
     cause = backward_obstacle(cotangents)
     if cause is not None:
         return _interpreted(call, needs, saved[: call.arity], cotangents, cause)
-    _check_saved(call, saved)
+    check_saved(call, saved)
     if not ready(call, saved):
         count = call.arity
         parts = saved[:count], saved[count:]
@@ -126,7 +128,7 @@ def gradients(
     What was saved is ready, and the cotangents are plain.
     """
     tensors, out, kept = saved[:count], saved[count], saved[count + 1 :]
-    return backward(tensors, out, kept, cotangents, not _keeps_graph(), rows)
+    return backward(tensors, out, kept, cotangents, not keeps_graph(), rows)
 
 
 def plain(cotangents: Sequence[Tensor | None]) -> bool:
@@ -140,8 +142,12 @@ def _readable(cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if g is None or g._is_zerotensor() else g.resolve_neg() for g in cotangents]
 
 
-def _check_saved(call: Call, saved: Sequence[Tensor]) -> None:
-    """Refuse what no longer is as the forward pass saw it: a kernel reads memory by address."""
+def check_saved(call: Call, saved: Sequence[Tensor]) -> None:
+    """Refuse what no longer is as the forward pass saw it: a kernel reads memory by address.
+
+    Raises:
+        RuntimeError: the form, dtype, device or memory of a tensor is another one.
+    """
     plan, layout, D = call.plan, call.rows.layout, len(call.forms)
     H, rows = plan.units, layout.rows
     ends = [(D, layout.batch, plan.width(s)) for s in plan.cell.states]

@@ -6,7 +6,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from cellwright.autograd.gradient import Call, differentiate, warn, without_gaps
+from cellwright.autograd.gradient import (
+    Call,
+    check_saved,
+    differentiate,
+    keeps_graph,
+    warn,
+    without_gaps,
+)
 from cellwright.autograd.obstacle import DTYPE_NAMES, obstacle
 from cellwright.cpu.forward import forward_call
 from cellwright.cpu.plan import Plan, Rows, plan_of
@@ -119,6 +126,10 @@ def _differentiates(tensors: Sequence[Tensor]) -> bool:
 class Differentiable(Protocol):
     """A call that the operation runs, and whose gradients it asks for."""
 
+    @property
+    def call(self) -> Call:
+        """What it is besides its tensors."""
+
     def forward(
         self, tensors: Sequence[Tensor], keep: bool
     ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
@@ -146,21 +157,51 @@ class _Once(NamedTuple):
         return differentiate(self.call, needs, saved, cotangents)
 
 
+_Hooks = Callable[[bool], object]
+_hooks: _Hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+"""Whether hooks take over what is saved: offloading, checkpoints."""
+
+
 class _Layer(torch.autograd.Function):
-    """A layer whose backward pass is the derived walk."""
+    """A layer whose backward pass is the derived walk.
+
+    The output is the caller's, who may change it in place, as torch.nn allows for most layers. So
+    it is kept beside what autograd saves, which would refuse it then, with the version it has.
+    """
 
     @staticmethod
     def forward(ctx: Any, call: Differentiable, *tensors: Tensor) -> tuple[Tensor, ...]:
         out, finals, inner = call.forward(tensors, keep=True)
         ctx.call = call
-        ctx.save_for_backward(*tensors, out, *inner)
+        if _hooks(True) is None:
+            ctx.output = out.detach(), out._version
+            ctx.save_for_backward(*tensors, *inner)
+        else:
+            ctx.output = None
+            ctx.save_for_backward(*tensors, out, *inner)
         ctx.set_materialize_grads(False)
         return out, *finals
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        needs = ctx.needs_input_grad[1:]
-        return None, *ctx.call.differentiate(needs, ctx.saved_tensors, cotangents)
+        needs, saved, call = ctx.needs_input_grad[1:], ctx.saved_tensors, ctx.call
+        if ctx.output is not None:
+            count, (out, version) = len(needs), ctx.output
+            changed = out._version != version
+            saved = (*saved[:count], out, *saved[count:])
+            if changed:
+                saved = _made_again(call.call, saved)
+            if not keeps_graph():
+                ctx.output = None
+        return None, *call.differentiate(needs, saved, cotangents)
+
+
+def _made_again(call: Call, saved: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return what was saved, the output and all behind it as another forward pass makes them."""
+    check_saved(call, saved)
+    tensors = saved[: call.arity]
+    out, _, inner = _forward(call.plan, call.rows, *call.split(tensors), keep=True)
+    return *tensors, out, *inner
 
 
 _parent: Any = super(torch.autograd.Function, _Layer)

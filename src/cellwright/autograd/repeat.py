@@ -92,6 +92,10 @@ class Repeat:
         # the last two of each kind: cotangents of a sum and others may come in turns
         self._derivatives: dict[tuple[int, ...], tuple[_Derivative, ...]] = {}
 
+    def __deepcopy__(self, memo: object) -> "Repeat":
+        """Return itself, for it has nothing of the module that it is a call of."""
+        return self
+
     def __call__(self, *tensors: Any) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Return the output and the final states; None if this is another kind of call.
 

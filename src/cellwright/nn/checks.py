@@ -11,7 +11,14 @@ from torch import Tensor
 from cellwright.graph.cell import Cell
 from cellwright.nn.layout import can_project
 
-__all__ = ["check_sizes", "reject_form", "reject_input", "reject_states", "several_states"]
+__all__ = [
+    "check_order",
+    "check_sizes",
+    "reject_form",
+    "reject_input",
+    "reject_states",
+    "several_states",
+]
 
 
 def check_sizes(
@@ -32,7 +39,8 @@ def check_sizes(
             raise TypeError(f"{name} must be True or False, not {flag!r} ({_kind(flag)})")
     sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
     for name, size in sizes.items():
-        if not isinstance(size, int):
+        # torch takes NumPy's integers for the layers alone
+        if not isinstance(size, numbers.Integral if name == "num_layers" else int):
             raise TypeError(f"{name} must be a whole number (int), not {size!r} ({_kind(size)})")
         if size <= 0:
             raise ValueError(f"{name} must be at least 1, not {size}")
@@ -134,6 +142,16 @@ def reject_form(name: str, input_: Any) -> NoReturn:
     )
 
 
+def check_order(sorted_indices: Tensor, batch: int) -> None:
+    """Refuse an order of a PackedSequence that does not name each of N sequences."""
+    if sorted_indices.shape != (batch,):
+        raise RuntimeError(
+            f"expected sorted_indices of a PackedSequence to have shape ({batch},), one for each "
+            f"sequence of its first step, got {tuple(sorted_indices.shape)}; "
+            "pack_padded_sequence(…, enforce_sorted=False) makes them"
+        )
+
+
 def several_states(cell: Cell, hx: Any, *, batched: bool, packed: bool) -> Sequence[Tensor]:
     """Return the initial states of a cell that has several, given in another form than a tuple."""
     names = ", ".join(f"{state}_0" for state in cell.states)
@@ -141,8 +159,10 @@ def several_states(cell: Cell, hx: Any, *, batched: bool, packed: bool) -> Seque
     if isinstance(hx, Tensor):
         if packed:
             raise TypeError(f"{expected}, not as one tensor")
-        if batched or hx.dim() == 0 or len(hx) != len(cell.states):
-            raise RuntimeError(f"{expected}, not as one tensor of shape {tuple(hx.shape)}")
+        few = hx.dim() == 0 or len(hx) < len(cell.states)
+        if batched or few or len(hx) > len(cell.states):
+            kind = IndexError if few else RuntimeError  # as it happens to torch
+            raise kind(f"{expected}, not as one tensor of shape {tuple(hx.shape)}")
         return hx.unbind(0)
     if not isinstance(hx, tuple | list):
         raise TypeError(f"{expected}, not as {_kind(hx)}")

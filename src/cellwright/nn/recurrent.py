@@ -99,7 +99,7 @@ class Recurrent(Module):
         self.mode = cell.name.upper()
         self.input_size = input_size
         self.hidden_size = hidden_size
-        self.num_layers = num_layers
+        self.num_layers = num_layers = int(num_layers)
         self.bias = bias
         self.batch_first = batch_first
         self.dropout = float(dropout)
@@ -265,6 +265,7 @@ class Recurrent(Module):
         if hx is not None:
             states = self._checked(hx, x, (sizes[0],), packed=True)
             if sorted_indices is not None:
+                checks.check_order(sorted_indices, sizes[0])
                 states = [state.index_select(1, sorted_indices) for state in states]
         if is_dense(sizes, x):
             output, finals = self._run(x.unflatten(0, (len(sizes), sizes[0])), states, None)

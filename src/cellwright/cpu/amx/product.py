@@ -39,9 +39,9 @@ _COLUMNS, _SUMS = 256, 1 << 17
 _SIDE = PANEL_SIZE * (_COLUMNS // PANEL_LINES)
 AMX_MEMORY = _SUMS + _SIDE + 2 * PANEL_SIZE + 2 * PANEL_SUMS
 """Elements of memory that a thread needs."""
-_LEAST_ROWS, _LEAST_COLUMNS, _LEAST_DEPTH = 128, 32, 128
-"""Rows, columns and depths from which AMX is faster: it gains less than splitting costs where what
-was split is used for few others."""
+_LEAST_ROWS, _LEAST_COLUMNS, _LEAST_DEPTH, _LEAST = 128, 32, 128, 1 << 22
+"""Rows, columns, depths and multiply-adds from which AMX is faster: it gains less than splitting
+costs where what was split is used for few others, and takes some microseconds to wake up."""
 
 
 def amx_pays(s: Simd, job: Job, rows: Value) -> Value:
@@ -52,12 +52,13 @@ def amx_pays(s: Simd, job: Job, rows: Value) -> Value:
     straight = b.and_(b.icmp_signed("==", job.a_depth, s.index(1)), one_run)
     found = b.or_(job.crosswise(s), straight)
     depth = s.field(job.depths, 1)
-    limits = (rows, _LEAST_ROWS), (columns, _LEAST_COLUMNS), (depth, _LEAST_DEPTH)
+    limits = [(rows, _LEAST_ROWS), (columns, _LEAST_COLUMNS), (depth, _LEAST_DEPTH)]
+    limits.append((s.mul(s.mul(rows, columns), depth), _LEAST))
     for size, least in limits:
         found = b.and_(found, b.not_(s.less(size, least)))
     # a quarter of the last panel's columns, or more, would be for nothing
     panels = s.mul(_up(s, columns, PANEL_LINES), 3)
-    return b.and_(found, b.not_(s.less(s.mul(columns, 4), panels)))
+    return b.and_(found, s.less(panels, s.mul(columns, 4)))
 
 
 class Tables:
