@@ -166,7 +166,8 @@ class _Layer(torch.autograd.Function):
     """A layer whose backward pass is the derived walk.
 
     The output is the caller's, who may change it in place, as torch.nn allows for most layers. So
-    it is kept beside what autograd saves, which would refuse it then, with the version it has.
+    it is kept beside what autograd saves, which would refuse it then, with the version it has. What
+    hooks take over has no version: they get a copy.
     """
 
     @staticmethod
@@ -178,7 +179,7 @@ class _Layer(torch.autograd.Function):
             ctx.save_for_backward(*tensors, *inner)
         else:
             ctx.output = None
-            ctx.save_for_backward(*tensors, out, *inner)
+            ctx.save_for_backward(*tensors, out.clone(), *inner)
         ctx.set_materialize_grads(False)
         return out, *finals
 
