@@ -8,12 +8,17 @@ from typing import Literal, NamedTuple
 from cellwright.cpu.frame import SUM_ROWS
 from cellwright.cpu.plan import ByLengths, Fed, Plan, Rows
 from cellwright.cpu.product import HEADER
-from cellwright.cpu.product_job import DEPTHS, ROWS, depth_table
-from cellwright.cpu.shifts import edges, shifts
+from cellwright.cpu.product_job import DEPTHS, GROUP_DEPTH, ROWS, depth_table
+from cellwright.cpu.shifts import Run, edges, shifts
+from cellwright.cpu.target import DTYPES, own_cache
 from cellwright.cpu.walks import Places, products
 from cellwright.graph.expr import leaf
 
 __all__ = ["BackwardProducts"]
+
+
+_LEAST_PIECE = 512
+"""Rows from which a piece of them is worth another sum in all gradients of weights."""
 
 
 @lru_cache(maxsize=1024)
@@ -58,6 +63,11 @@ class _Job(NamedTuple):
     columns: int
     depths: "array[int] | _Depths"
 
+    @property
+    def over_rows(self) -> bool:
+        """Whether it goes through the rows of the sequence, by all of which its work grows."""
+        return self.rows is None or self.depths in ("all", "before")
+
 
 class _Listed(NamedTuple):
     """A list of products, and the tables that it has addresses of."""
@@ -66,14 +76,18 @@ class _Listed(NamedTuple):
     tables: "dict[object, array[int]]"
 
 
-def _table(depths: _Depths, rows: Rows, d: int) -> "array[int]":
+def _runs(depths: _Depths, rows: Rows, d: int) -> list[Run]:
     match depths:
         case "all":
-            return _all_depths(rows.layout.rows)
+            return [(0, 0, rows.layout.rows)]
         case "before":
-            return depth_table(shifts(rows, d == 1))
+            return shifts(rows, d == 1)
         case "first":
-            return depth_table(edges(rows, d == 1))
+            return edges(rows, d == 1)
+
+
+def _table(depths: _Depths, rows: Rows, d: int) -> "array[int]":
+    return _all_depths(rows.layout.rows) if depths == "all" else depth_table(_runs(depths, rows, d))
 
 
 class BackwardProducts:
@@ -99,7 +113,7 @@ class BackwardProducts:
         self.late: list[tuple[int, _Depths | None, int]] = []  # what the lengths decide
         self.by_lengths = ByLengths(self._with_lengths)
         self.directions = sorted({d for _, d in places})
-        jobs = [(d, job) for d in self.directions for job in self._jobs(d)]
+        jobs = [(d, job) for d in self.directions for job in self._in_pieces(self._jobs(d), d)]
         self.memory = array("q", (len(jobs), threads, *[0] * (HEADER - 2)))
         self._list(jobs)
 
@@ -144,11 +158,12 @@ class BackwardProducts:
     def _list(self, jobs: Sequence[tuple[int, _Job]]) -> None:
         """Lay out the products."""
         starts = {f"d{state}" for state in self.plan.cell.states}
-        written = self.directions if self.plan.reads_input else ()
-        filled = {self.places["dx", d] for d in written}
+        written = {self.places["dx", d] for d in self.directions if self.plan.reads_input}
+        filled = set[tuple[int, int]]()
         for d, job in jobs:
             target = self._place(job.c, d)
-            adds = int(target in filled or job.c.name in starts)
+            there = self.places[job.c.name, d] in written or job.c.name in starts
+            adds = int(target in filled or there)
             filled.add(target)
             table, rows = job.depths, self.rows.layout.rows if job.rows is None else job.rows
             if self.packed and job.rows is None:
@@ -165,6 +180,43 @@ class BackwardProducts:
             a, b = self._place(job.a, d), self._place(job.b, d)
             self.memory.extend((*a, job.a.distance, job.depth_of_a, *b, job.b.distance))
             self.memory.extend((*target, job.c.distance, rows, job.columns, adds, depths))
+
+    def _in_pieces(self, jobs: Sequence[_Job], d: int) -> list[_Job]:
+        """Cut jobs over all rows of a sequence, so that they take turns with a piece of them."""
+        long = [job for job in jobs if job.over_rows]
+        count, each = self.rows.layout.rows, self._piece_rows(long)
+        if each >= count:
+            return [*jobs]
+        pieces = [
+            self._piece(job, start, each, d) for start in range(0, count, each) for job in long
+        ]
+        return [*pieces, *(job for job in jobs if not job.over_rows)]
+
+    def _piece_rows(self, jobs: Sequence[_Job]) -> int:
+        """Return the rows of a piece that a core's cache holds from one of the jobs to the next.
+
+        It has to hold all that is summed up, too, as each piece adds to that.
+        """
+        item, count = DTYPES[self.plan.dtype], self.rows.layout.rows
+        sums = sum(job.rows * job.columns * item for job in jobs if job.rows is not None)
+        if self.packed or self.width == 0 or sums > own_cache() // 8:
+            return count
+        each = own_cache() // 2 // (self.width * item) * self.threads
+        return count if each < _LEAST_PIECE else each - each % GROUP_DEPTH
+
+    def _piece(self, job: _Job, start: int, count: int, d: int) -> _Job:
+        """Return a job over so many rows from one on, or those that there are."""
+        stop = min(self.rows.layout.rows, start + count)
+        if job.rows is None:
+            a, c = (m._replace(first=m.first + start * m.distance) for m in (job.a, job.c))
+            return job._replace(a=a, c=c, rows=stop - start)
+        assert isinstance(job.depths, str), "what goes through all rows is not listed yet"
+        runs: list[Run] = []
+        for from_a, from_b, size in _runs(job.depths, self.rows, d):
+            skipped, end = max(0, start - from_a), min(size, stop - from_a)
+            if skipped < end:
+                runs.append((from_a + skipped, from_b + skipped, end - skipped))
+        return job._replace(depths=depth_table(runs))
 
     def _place(self, matrix: _Matrix, d: int) -> tuple[int, int]:
         number, offset = self.places[matrix.name, d]
