@@ -5,9 +5,10 @@ the panel, which stay in the first-level cache, and of one panel of the other si
 which come from the second. Between its products the panel that follows is split, a few lines at a
 time: while the unit multiplies, vector instructions and memory have time.
 
-All six terms of a product are summed up in the same tiles. The unit adds up the products of a block
-of depths before it adds them to a tile, so a sum of 32 depths is rounded six times; one of as many
-multiply-adds, 32 times.
+All six terms of a product are summed up in the same tiles, block by block, which spares loads of
+planes. The unit adds up the products of a block of depths before it adds them to a tile, so a
+tile is rounded 24 times for a panel's 128 depths. A walk's, which sums up all depths, would be
+rounded too often so.
 """
 
 from itertools import pairwise

@@ -136,8 +136,9 @@ class _Columns:
         large = self._large_pairs if len(self.groups) == 2 else self._large_row
         for total in range(len(self.groups) * width):
             self.unit.zero(total)
-        for body in (small, large):
-            s.loop(0, self.blocks, 1, lambda j, _, body=body: self._block(j, body))  # type: ignore[misc]
+        s.loop(0, self.blocks, 1, lambda j, _: self._block(j, small))
+        last = s.sub(self.blocks, 1)  # whose planes are still in the first-level cache
+        s.loop(0, self.blocks, 1, lambda j, _: self._block(s.sub(last, j), large))
         for g in self.groups:
             row = s.at(self.results, s.mul(self.stride, g * AMX_ROWS))
             for n, column in enumerate(self.columns):
