@@ -118,7 +118,7 @@ def errors(case: Case, engine: Run, draws: int) -> dict[str, float]:
 @each_cell
 @pytest.mark.parametrize(
     ("steps", "batch", "hidden", "inputs"),
-    [(30, 1, 65, 17), (20, 8, 17, 3), (12, 17, 65, 17), (128, 16, 64, 32)],
+    [(30, 1, 65, 17), (20, 8, 17, 3), (12, 17, 65, 17), (128, 16, 64, 32), (4, 9, 700, 40)],
 )
 def test_errors_are_no_larger_than_those_of_torch(cell, steps, batch, hidden, inputs):
     """In float32, against float64: at most 1.5 times torch's own error.
