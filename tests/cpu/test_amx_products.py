@@ -1,9 +1,12 @@
 """Large products, which AMX computes where there is one: borders, runs, infinity and nan."""
 
+import os
 import random
 import subprocess
 import sys
+from itertools import product
 
+import llvmlite.ir as ir
 import pytest
 import torch
 from tests.cpu.product_list import ProductList
@@ -11,7 +14,10 @@ from tests.cpu.test_memory import page_end
 from tests.cpu.test_product import multiply, runs_of
 from tests.tolerance import assert_close
 
+from cellwright.cpu.amx.product import AmxChunks
+from cellwright.cpu.product_chunks import Chunks
 from cellwright.cpu.product_job import depth_table
+from cellwright.cpu.target import host
 
 ROWS = [127, 128, 130, 161, 257, 520, 1041]
 COLUMNS = [32, 48, 63, 64, 65, 100, 128, 129, 144, 159, 161, 200, 257, 513, 700]
@@ -40,7 +46,7 @@ def test_last_chunk_of_one_row():
     assert_close(found, exact)
 
 
-def product(a, b, runs, *, adds_to=None, threads=1):
+def multiplied(a, b, runs, *, adds_to=None, threads=1):
     """Return Σ A B over runs of depths, added to a matrix or not."""
     c = torch.empty(a.shape[0], b.shape[1]) if adds_to is None else adds_to.clone()
     jobs = ProductList("float32", threads)
@@ -61,7 +67,7 @@ def test_accuracy(scale, by_columns):
     a, b = matrices(300, 200, 1000, by_columns)
     a, b = a * scale, b * torch.rand(1000, 1) * scale
     exact = a.double() @ b.double()
-    found = (product(a, b, [(0, 0, 1000)]) - exact).norm()
+    found = (multiplied(a, b, [(0, 0, 1000)]) - exact).norm()
     assert found < 1.5 * (a @ b - exact).norm()
 
 
@@ -75,13 +81,14 @@ def test_what_is_not_finite(value, side, by_columns):
         a, b = matrices(300, 160, 140, by_columns)
         line = rng.choice([0, 31, 32, 159, rng.randrange(160)])
         if side == "a":
+            line = rng.choice([line, 299, rng.randrange(300)])
             a[line, k] = value
             b[k, 5] = 0.0
         else:
             b[k, line] = value
             a[7, k] = 0.0
         before = torch.randn(300, 160)
-        found, expected = product(a, b, [(0, 0, 140)], adds_to=before), before + a @ b
+        found, expected = multiplied(a, b, [(0, 0, 140)], adds_to=before), before + a @ b
         assert torch.equal(found.isnan(), expected.isnan())
         assert torch.equal(found.isinf(), expected.isinf())
         bad = ~expected.isfinite()
@@ -90,13 +97,39 @@ def test_what_is_not_finite(value, side, by_columns):
         assert_close(found[small], expected[small].double())
 
 
+def multiply_by_amx_alone():
+    """Have nothing check what AMX finds, and nothing else do its work."""
+    AmxChunks._finite = lambda self: ir.Constant(ir.IntType(1), 1)
+    Chunks.emit = lambda self, rows, columns: None
+    sizes = (128, 256, 128), (512, 257, 300), (2100, 64, 161), (700, 600, 150)
+    for by_columns, (rows, columns, depth) in product((False, True), sizes):
+        runs = [(0, 0, depth)]
+        if by_columns:
+            runs = [(a, a, count) for a, _, count in runs_of(depth, random.Random(0))[0]]
+        a, b = matrices(rows, columns, depth, by_columns)
+        for threads in (1, 2) if rows > 256 else (1,):
+            found = multiplied(a, b, runs, threads=threads)
+            assert_close(found, a.double() @ b.double())
+
+
+@pytest.mark.skipif(not host().has_amx("float32"), reason="there is no AMX")
+def test_amx_alone(tmp_path):
+    """What comes out wrong is mostly nan, which vectors would put right."""
+    code = f"from {__name__} import multiply_by_amx_alone as f; f(); print('right')"
+    env = os.environ | {"CELLWRIGHT_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env
+    )
+    assert done.stdout == "right\n", done.stderr
+
+
 def read_to_page_ends():
     """Multiply matrices that end where memory ends: a read beyond them is a crash."""
     for by_columns in (False, True):
         for rows, columns, depth in ((200, 150, 150), (257, 161, 129)):
             a, b = matrices(rows, columns, depth, by_columns)
             a, b = page_end(a.t()).t() if by_columns else page_end(a), page_end(b)
-            assert_close(product(a, b, [(0, 0, depth)]), a.double() @ b.double())
+            assert_close(multiplied(a, b, [(0, 0, depth)]), a.double() @ b.double())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uses mprotect")
@@ -111,7 +144,7 @@ def test_overflow():
     a, b = torch.rand(128, 256) + 1, torch.rand(256, 128) + 1
     a[:64] *= 2.0e38
     b[:, 32:64] *= -1.5e38
-    found, expected = product(a, b, [(0, 0, 256)]), a @ b
+    found, expected = multiplied(a, b, [(0, 0, 256)]), a @ b
     assert torch.equal(found, expected) or torch.equal(found.isinf(), expected.isinf())
     assert torch.equal(found.sign(), expected.sign())
 
@@ -125,4 +158,4 @@ def test_several_runs_of_nan_beside(by_columns):
     runs, _ = runs_of(300, rng)
     runs = [(start, start, count) for start, _, count in runs]
     exact = a[:, :300].double() @ b[:300].double()
-    assert_close(product(a, b, runs, threads=2), exact)
+    assert_close(multiplied(a, b, runs, threads=2), exact)

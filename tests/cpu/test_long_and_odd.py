@@ -9,6 +9,7 @@ from tests.cpu.agreement import apply, compare, flatten, make, results
 from tests.cpu.cells import BUNDLED, CELLS
 from tests.tolerance import assert_close
 
+from cellwright.autograd import operation
 from cellwright.autograd.operation import run_layer
 from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.graph.interpret import interpret_layer
@@ -105,14 +106,27 @@ def test_outputs_may_be_changed_in_place(cell, directions, lengths):
 
 
 @each_bundled
-def test_a_changed_output_does_not_hide_what_else_changed(cell):
+def test_a_changed_output_does_not_hide_what_else_changed(cell, monkeypatch):
+    """Nothing is computed again of a tensor that has become shorter: memory is read by address."""
     case = make(cell)
     for tensor in flatten(case).values():
         tensor.requires_grad_()
     out = results(case)["output"].mul_(2)
     case.x.data = case.x.detach()[:1].clone()
+    monkeypatch.setattr(operation, "_forward", lambda *_, **__: pytest.fail("it was read"))
     with pytest.raises(RuntimeError, match="changed since"):
         out.sum().backward()
+
+
+@each_bundled
+@pytest.mark.parametrize("again", [False, True])
+def test_the_output_is_let_go_with_the_graph(cell, again):
+    case = make(cell)
+    case.x.requires_grad_()
+    out = results(case)["output"]
+    node = out.grad_fn
+    out.sum().backward(retain_graph=again)
+    assert (node.output is not None) is again
 
 
 @each_bundled

@@ -23,9 +23,9 @@ def pieces(monkeypatch):
     """Have pieces of one group of depths where there would be any; return where they start."""
     starts = []
 
-    def piece(self, job, start, count, d):
+    def piece(self, job, start, *others):
         starts.append(start)
-        return whole(self, job, start, count, d)
+        return whole(self, job, start, *others)
 
     whole = BackwardProducts._piece
     monkeypatch.setattr(BackwardProducts, "_piece", piece)
@@ -67,9 +67,9 @@ def test_rows_of_few_or_many_steps(pieces, dtype, threads, steps, batch):
 def test_how_many_rows_a_piece_has(monkeypatch, inputs, form, expected):
     starts = []
 
-    def piece(self, job, start, count, d):
+    def piece(self, job, start, *others):
         starts.append(start)
-        return whole(self, job, start, count, d)
+        return whole(self, job, start, *others)
 
     whole = BackwardProducts._piece
     monkeypatch.setattr(BackwardProducts, "_piece", piece)

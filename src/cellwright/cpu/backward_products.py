@@ -46,6 +46,10 @@ _Depths = Literal["all", "before", "first"]
 the first steps, each with its sequence."""
 
 
+_ROWWISE: tuple[_Depths, ...] = ("all", "before")
+"""Those of which there are about as many as rows."""
+
+
 class _Job(NamedTuple):
     """A product to list; see ``cellwright.cpu.product``.
 
@@ -66,7 +70,7 @@ class _Job(NamedTuple):
     @property
     def over_rows(self) -> bool:
         """Whether it goes through the rows of the sequence, by all of which its work grows."""
-        return self.rows is None or self.depths in ("all", "before")
+        return self.rows is None or self.depths in _ROWWISE
 
 
 class _Listed(NamedTuple):
@@ -84,6 +88,19 @@ def _runs(depths: _Depths, rows: Rows, d: int) -> list[Run]:
             return shifts(rows, d == 1)
         case "first":
             return edges(rows, d == 1)
+
+
+def _cut(runs: Sequence[Run], each: int) -> dict[int, list[Run]]:
+    """Return the runs of each piece of so many rows of A, by its first row."""
+    pieces: dict[int, list[Run]] = {}
+    for from_a, from_b, size in runs:
+        done = 0
+        while done < size:
+            start = (from_a + done) // each * each
+            count = min(size - done, start + each - from_a - done)
+            pieces.setdefault(start, []).append((from_a + done, from_b + done, count))
+            done += count
+    return pieces
 
 
 def _table(depths: _Depths, rows: Rows, d: int) -> "array[int]":
@@ -187,9 +204,9 @@ class BackwardProducts:
         count, each = self.rows.layout.rows, self._piece_rows(long)
         if each >= count:
             return [*jobs]
-        pieces = [
-            self._piece(job, start, each, d) for start in range(0, count, each) for job in long
-        ]
+        cut = {depths: _cut(_runs(depths, self.rows, d), each) for depths in _ROWWISE}
+        starts = range(0, count, each)
+        pieces = [self._piece(job, start, each, cut) for start in starts for job in long]
         return [*pieces, *(job for job in jobs if not job.over_rows)]
 
     def _piece_rows(self, jobs: Sequence[_Job]) -> int:
@@ -204,19 +221,15 @@ class BackwardProducts:
         each = own_cache() // 2 // (self.width * item) * self.threads
         return count if each < _LEAST_PIECE else each - each % GROUP_DEPTH
 
-    def _piece(self, job: _Job, start: int, count: int, d: int) -> _Job:
+    def _piece(
+        self, job: _Job, start: int, each: int, cut: "dict[_Depths, dict[int, list[Run]]]"
+    ) -> _Job:
         """Return a job over so many rows from one on, or those that there are."""
-        stop = min(self.rows.layout.rows, start + count)
         if job.rows is None:
             a, c = (m._replace(first=m.first + start * m.distance) for m in (job.a, job.c))
-            return job._replace(a=a, c=c, rows=stop - start)
+            return job._replace(a=a, c=c, rows=min(each, self.rows.layout.rows - start))
         assert isinstance(job.depths, str), "what goes through all rows is not listed yet"
-        runs: list[Run] = []
-        for from_a, from_b, size in _runs(job.depths, self.rows, d):
-            skipped, end = max(0, start - from_a), min(size, stop - from_a)
-            if skipped < end:
-                runs.append((from_a + skipped, from_b + skipped, end - skipped))
-        return job._replace(depths=depth_table(runs))
+        return job._replace(depths=depth_table(cut[job.depths].get(start, ())))
 
     def _place(self, matrix: _Matrix, d: int) -> tuple[int, int]:
         number, offset = self.places[matrix.name, d]

@@ -56,7 +56,7 @@ def amx_pays(s: Simd, job: Job, rows: Value) -> Value:
     limits.append((s.mul(s.mul(rows, columns), depth), _LEAST))
     for size, least in limits:
         found = b.and_(found, b.not_(s.less(size, least)))
-    # a quarter of the last panel's columns, or more, would be for nothing
+    # a quarter of the panels' columns, or more, would be for nothing
     panels = s.mul(_up(s, columns, PANEL_LINES), 3)
     return b.and_(found, s.less(panels, s.mul(columns, 4)))
 
