@@ -19,20 +19,26 @@ FORMS = {
 
 
 @pytest.fixture
-def pieces(monkeypatch):
-    """Have pieces of one group of depths where there would be any; return where they start."""
-    starts = []
+def starts(monkeypatch):
+    """Return where pieces start that are made."""
+    found = []
 
     def piece(self, job, start, *others):
-        starts.append(start)
+        found.append(start)
         return whole(self, job, start, *others)
 
     whole = BackwardProducts._piece
     monkeypatch.setattr(BackwardProducts, "_piece", piece)
-    monkeypatch.setattr(BackwardProducts, "_piece_rows", lambda self, jobs: 128)
     plan.plan_of.cache_clear()  # with it goes what was prepared for other pieces
-    yield starts
+    yield found
     plan.plan_of.cache_clear()
+
+
+@pytest.fixture
+def pieces(starts, monkeypatch):
+    """Have pieces of one group of depths where there would be any; return where they start."""
+    monkeypatch.setattr(BackwardProducts, "_piece_rows", lambda self, jobs: 128)
+    return starts
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -64,19 +70,9 @@ def test_rows_of_few_or_many_steps(pieces, dtype, threads, steps, batch):
         (300, {}, set()),  # the weights' gradients take 86 KB: an eighth of the cache is 64
     ],
 )
-def test_how_many_rows_a_piece_has(monkeypatch, inputs, form, expected):
-    starts = []
-
-    def piece(self, job, start, *others):
-        starts.append(start)
-        return whole(self, job, start, *others)
-
-    whole = BackwardProducts._piece
-    monkeypatch.setattr(BackwardProducts, "_piece", piece)
+def test_how_many_rows_a_piece_has(starts, monkeypatch, inputs, form, expected):
     monkeypatch.setattr(backward_products, "own_cache", lambda: 1 << 19)
-    plan.plan_of.cache_clear()
     case = make(lstm, 17, inputs, steps=400, batch=3, **form)
     case.x.requires_grad_()
     results(case)["output"].sum().backward()
-    plan.plan_of.cache_clear()
     assert set(starts) == expected
