@@ -157,8 +157,9 @@ class _Once(NamedTuple):
         return differentiate(self.call, needs, saved, cotangents)
 
 
-_Hooks = Callable[[bool], object]
-_hooks: _Hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+_hooks: Callable[[bool], object] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None
+)
 """Whether hooks take over what is saved: offloading, checkpoints."""
 
 

@@ -222,7 +222,7 @@ class BackwardProducts:
         return count if each < _LEAST_PIECE else each - each % GROUP_DEPTH
 
     def _piece(
-        self, job: _Job, start: int, each: int, cut: "dict[_Depths, dict[int, list[Run]]]"
+        self, job: _Job, start: int, each: int, cut: dict[_Depths, dict[int, list[Run]]]
     ) -> _Job:
         """Return a job over so many rows from one on, or those that there are."""
         if job.rows is None:

@@ -10,7 +10,7 @@ Lines and depths are named by their addresses, so they may lie anywhere. What is
 good as, makes each result that it is part of nan. Callers take numbers near the smallest ones as 0.
 
 Panels go by faster than processors foresee what they need: of lines 4 KiB apart and more they read
-only a few. So a split asks for what the panel after the next one will be made of.
+only a few. So a split asks for what the second panel after its own will be made of.
 """
 
 from collections.abc import Sequence

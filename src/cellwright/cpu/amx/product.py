@@ -16,14 +16,7 @@ from dataclasses import dataclass
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.amx.lines import (
-    HALVES,
-    PANEL_DEPTH,
-    PANEL_LINES,
-    PANEL_SIZE,
-    PART,
-    PARTS,
-)
+from cellwright.cpu.amx.lines import HALVES, PANEL_DEPTH, PANEL_LINES, PANEL_SIZE, PART, PARTS
 from cellwright.cpu.amx.panel import PANEL, PANEL_SUMS
 from cellwright.cpu.amx.planes import flushing
 from cellwright.cpu.amx.unit import AMX_DEPTH, PLANE
@@ -52,8 +45,12 @@ def amx_pays(s: Simd, job: Job, rows: Value) -> Value:
     straight = b.and_(b.icmp_signed("==", job.a_depth, s.index(1)), one_run)
     found = b.or_(job.crosswise(s), straight)
     depth = s.field(job.depths, 1)
-    limits = [(rows, _LEAST_ROWS), (columns, _LEAST_COLUMNS), (depth, _LEAST_DEPTH)]
-    limits.append((s.mul(s.mul(rows, columns), depth), _LEAST))
+    limits = (
+        (rows, _LEAST_ROWS),
+        (columns, _LEAST_COLUMNS),
+        (depth, _LEAST_DEPTH),
+        (s.mul(s.mul(rows, columns), depth), _LEAST),
+    )
     for size, least in limits:
         found = b.and_(found, b.not_(s.less(size, least)))
     # a quarter of the panels' columns, or more, would be for nothing
@@ -117,7 +114,7 @@ class AmxChunks:
             return _up(s, b.sdiv(s.sub(s.add(size, parts), 1), parts), block)
 
         width = share(self.job.columns, s.index(_COLUMNS))
-        height = share(rows, s.whole(b.sdiv(s.index(_SUMS), _up(s, width, PANEL_LINES)), block))
+        height = share(rows, s.whole(b.sdiv(s.index(_SUMS), width), block))
         return height, width
 
     def emit(self, rows: tuple[Value, Value], columns: tuple[Value, Value]) -> Value:
@@ -223,23 +220,25 @@ class AmxChunks:
         """Return the number of sums before those of a row's panel."""
         return self.s.mul(self.s.mul(r, self.chunk.panels), PANEL_SUMS // PANEL_LINES)
 
+    def _split(self, which: Value, parts: Value, j: Value, side: list[Value], to: Value) -> None:
+        """Split a block of a panel, in all its parts; ``side``: arguments from the table on."""
+        s = self.s
+        args = [s.index(0), parts, s.mul(j, AMX_DEPTH), *side, s.at(to, s.mul(j, PLANE))]
+        self.functions.call(which, PART, args)
+
     def _split_columns(self, depth: Value, blocks: Value) -> None:
         """Split all columns of B."""
         s, chunk = self.s, self.chunk
-        split = self.functions.pointer(self._swap(*map(self.functions.number, ("lines", "turn"))))
+        which = self._swap(*map(self.functions.number, ("lines", "turn")))
         parts = self._swap(s.index(PARTS), s.index(HALVES))
 
-        def block(j: Value, _: list[Value]) -> None:
-            def panel(p: Value, _: list[Value]) -> None:
-                done = s.mul(p, PANEL_LINES)
-                side = s.add(chunk.column, done), s.sub(chunk.columns, done), s.index(1)
-                target = s.at(self.columns, s.add(s.mul(p, PANEL_SIZE), s.mul(j, PLANE)))
-                args = [s.index(0), parts, s.mul(j, AMX_DEPTH), self.tables.of_columns, depth]
-                s.call_pointer(split, PART, [*args, *side, target])
+        def panel(p: Value, j: Value) -> None:
+            done = s.mul(p, PANEL_LINES)
+            side = [self.tables.of_columns, depth, s.add(chunk.column, done)]
+            side += [s.sub(chunk.columns, done), s.index(1)]
+            self._split(which, parts, j, side, s.at(self.columns, s.mul(p, PANEL_SIZE)))
 
-            s.loop(0, chunk.panels, 1, panel)
-
-        s.loop(0, blocks, 1, block)
+        s.loop(0, blocks, 1, lambda j, _: s.loop(0, chunk.panels, 1, lambda p, _: panel(p, j)))
 
     def _rows_side(self, first: Value, depth: Value) -> list[Value]:
         """Return what a split of a panel's rows is told of them."""
@@ -250,11 +249,10 @@ class AmxChunks:
     def _split_first(self, depth: Value, blocks: Value) -> None:
         """Split the first panel's rows."""
         s = self.s
+        side = self._rows_side(s.index(0), depth)
 
         def block(j: Value, _: list[Value]) -> None:
-            args = [s.index(0), s.index(PARTS), s.mul(j, AMX_DEPTH)]
-            args += [*self._rows_side(s.index(0), depth), s.at(self.rows, s.mul(j, PLANE))]
-            self.functions.call(self.row_split, PART, args)
+            self._split(self.row_split, s.index(PARTS), j, side, self.rows)
 
         s.loop(0, blocks, 1, block)
 
