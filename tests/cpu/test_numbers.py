@@ -117,17 +117,19 @@ def errors(case: Case, engine: Run, draws: int) -> dict[str, float]:
 
 @each_cell
 @pytest.mark.parametrize(
-    ("steps", "batch", "hidden", "inputs", "limit"),
+    ("steps", "batch", "hidden", "inputs"),
     [
-        (30, 1, 65, 17, 1.5),
-        (20, 8, 17, 3, 1.5),
-        (12, 17, 65, 17, 1.5),
-        (128, 16, 64, 32, 1.5),
-        (4, 9, 700, 40, 2.0),  # here torch sums up in many parts
+        (30, 1, 65, 17),
+        (20, 8, 17, 3),
+        (12, 17, 65, 17),
+        (128, 16, 64, 32),
+        (6, 4, 160, 8),  # of few rows, torch sums up in many parts
+        (6, 1, 100, 256),
+        (4, 9, 700, 40),
     ],
 )
-def test_errors_are_no_larger_than_those_of_torch(cell, steps, batch, hidden, inputs, limit):
-    """In float32, against float64: at most 1.5 times torch's own error, twice for deep sums.
+def test_errors_are_no_larger_than_those_of_torch(cell, steps, batch, hidden, inputs):
+    """In float32, against float64: at most 1.5 times torch's own error.
 
     The statistic: the largest absolute error over all results, all gradients of inputs and initial
     states, of weights, or of biases; of that the median over 25 draws of all tensors.
@@ -135,4 +137,4 @@ def test_errors_are_no_larger_than_those_of_torch(cell, steps, batch, hidden, in
     case = make(cell, hidden, inputs, steps=steps, batch=batch)
     ours, theirs = errors(case, run_layer, 25), errors(case, torch_layer, 25)
     for kind, error in theirs.items():
-        assert ours[kind] <= limit * error, f"{kind}: {ours[kind]:.2e}, torch has {error:.2e}"
+        assert ours[kind] <= 1.5 * error, f"{kind}: {ours[kind]:.2e}, torch has {error:.2e}"

@@ -67,6 +67,10 @@ PACKED, SPLIT, REFUSED, INPUT_PLANES, RAW, ADDRESSES, PLACES = range(12, 19)
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""
+_FEWER_ROWS, _SHORT_RUN, _LONG_RUN = 16, 32, 256
+"""Products of fewer rows are summed up in short runs of depths, others in long ones. Sums of short
+sums are rounded less, but take longer: some percent with 3 to 15 rows. torch's own products of few
+rows are rounded as little, and those of more rows as much as a long sum."""
 _TILE_BYTES = 49152
 """Bytes that the tiles of a chunk of rows may take: as much as a large first-level cache. What they
 lose to the second level is less than what another chunk loses, which needs all weights again."""
@@ -116,6 +120,7 @@ class Frame:
         self.places: dict[str, Place] = {}
         self.end: Value = None  # one past this thread's last row at the present step
         self.few: Value = None  # whether there are so few rows that steps wait for their weights
+        self.run: Value = None  # how many depths a tile sums up before it adds that to others
         self.downwards: Value = None  # whether the present step goes through its weights backwards
         tiles = max(1, *(levels(stage).slots for stage in program.stages))
         per_row = tiles * self.block * s.scalar_bytes
@@ -243,6 +248,13 @@ class Frame:
         """Return the address of row ``r`` of what is read."""
         return self.s.at(self.row(read, r), read.column)
 
+    def set_run(self, rows: Value) -> None:
+        """Choose how many depths tiles sum up at once in products of so many rows in all."""
+        s = self.s
+        self.run = s.builder.select(
+            s.less(rows, _FEWER_ROWS), s.index(_SHORT_RUN), s.index(_LONG_RUN)
+        )
+
     def blocks(self, units: int, body: Callable[[Value, int, int], None]) -> None:
         """Call ``body(first unit, vectors, units)``: for whole blocks, then for what is left.
 
@@ -329,7 +341,7 @@ class Frame:
             pairs = (s.index(-1), along), (s.index(-width), pitch), (turned, start)
             along, pitch, start = (s.builder.select(self.downwards, a, b) for a, b in pairs)
         args = [results, s.index(stride), table, along, start, pitch]
-        args += [s.index(n) for n in (depth * width, depth, count)]
+        args += [s.index(depth * width), s.index(depth), self.run, s.index(count)]
         done, total = share
         whole = depth * count * width
         passed = s.builder.sdiv(s.mul(done, whole), s.index(total))

@@ -29,9 +29,8 @@ class Part:
 
 
 _DEPTH, _PIECES = 256, 32
-"""How deep a product goes at once: the tile's weights and the rows then stay in a core's caches,
-and sums are rounded seldom at their full size. And into how many pieces it is cut at most, as each
-is code of its own."""
+"""How deep a product goes at once: the tile's weights and the rows then stay in a core's caches.
+And into how many pieces it is cut at most, as each is code of its own."""
 
 
 def _pieces(p: Product) -> list[Product]:

@@ -263,7 +263,7 @@ class Chunks:
             further = s.add(s.mul(s.sub(vectors, 1), s.target.rows), s.sub(size, 1))
             weights = columns.base, columns.depth, s.index(block)
             args = [out.base, out.stride, self.row_table, rows.depth, *weights]
-            args += [group.depth, number, out.fresh, columns.base, s.index(0)]
+            args += [group.depth, s.index(GROUP_DEPTH), number, out.fresh, columns.base, s.index(0)]
             self.functions.call(self.functions.number("tile_1_1", further), TILE, args)
 
         def some(i: Value, size: Value) -> None:

@@ -51,6 +51,7 @@ def _project_rows(
     low, high, steps = frame.ahead_of_steps()
     _, vectors, _ = block
     stride = p.count * vectors * s.lanes
+    frame.set_run(s.mul(frame.batch, steps))
     x, x_step, x_row = frame.buffers["x"]
 
     def row(r: Value, _: list[Value]) -> None:

@@ -69,7 +69,7 @@ def matrix_rate(dtype: str) -> float:
 
     def multiply(tiles: int) -> None:
         for _ in range(_REPEATS):
-            tile(*places, units, 0, _DEEP, tiles, 1, places[-1], 0)
+            tile(*places, units, 0, _DEEP, _DEEP, tiles, 1, places[-1], 0)
 
     return 2 * weights.numel() * rows * _REPEATS / _net(multiply, 1)
 
@@ -124,6 +124,6 @@ def read_rate(size: int) -> float:
 
     def read(tiles: int) -> None:
         for _ in range(repeats):
-            tile(*places, units, _DEPTH * units, _DEPTH, tiles, 1, places[-1], 0)
+            tile(*places, units, _DEPTH * units, _DEPTH, _DEPTH, tiles, 1, places[-1], 0)
 
     return weights.numel() * 4 * repeats / _net(read, count)

@@ -16,17 +16,17 @@ FEW_ROWS = 2
 """Up to so many rows, reading the weights is what a step waits for. A tile alone then has too few
 sums to keep a core busy, so several are taken side by side."""
 
-TILE = (POINTER, I64, POINTER, I64, POINTER, I64, I64, I64, I64, I64, POINTER, I64)
+TILE = (POINTER, I64, POINTER, I64, POINTER, I64, I64, I64, I64, I64, I64, POINTER, I64)
 """Arguments of a tile: results, row stride of the results; pointers to the rows, the distance
-between their depths; weights, the distance between their depths and between tiles; depth, number of
-tiles, whether to start from 0 (1) or to add (0); what to prefetch, and how many elements of it at
-each k."""
+between their depths; weights, the distance between their depths and between tiles; depth, how many
+depths are summed up before that is added to the results, number of tiles, whether to start from 0
+(1) or to add (0); what to prefetch, and how many elements of it at each k."""
 
 
 def emit_tile(s: Simd, rows: int, vectors: int) -> None:
     """C[r, u] (+)= Σ_k A[r, k] W[k, u] for `count` tiles that share the rows A."""
     c, stride, row_table, along, weights, *more = s.function.args
-    pitch, jump, depth, count, first, coming, pace = more
+    pitch, jump, depth, run, count, first, coming, pace = more
     pointers = [s.field(row_table, r, POINTER) for r in range(rows)]
 
     def tiles(t: Value, together: int) -> None:
@@ -48,13 +48,19 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
             return sums
 
         width = together * vectors
-        sums = _sum_depths(s, depth, rows * width, step)
         places = [
             s.at(out, s.add(s.mul(stride, r), v * s.lanes))
             for r in range(rows)
             for v in range(width)
         ]
-        accumulate(s, sums, places, first)
+
+        def piece(start: Value, _: list[Value]) -> None:
+            bounds = start, s.min(depth, s.add(start, run))
+            sums = _sum_depths(s, bounds, rows * width, step)
+            accumulate(s, sums, places, s.builder.select(s.less(0, start), s.index(0), first))
+
+        once = s.builder.select(s.less(depth, 1), s.index(1), depth)  # no depths: sums are 0
+        s.loop(0, once, run, piece)
 
     def each(t: Value, _: list[Value], together: int) -> None:
         tiles(t, together)
@@ -81,12 +87,16 @@ multiply."""
 
 
 def _sum_depths(
-    s: Simd, depth: Value, size: int, step: Callable[[Value, list[Value]], list[Value]]
+    s: Simd,
+    bounds: tuple[Value, Value],
+    size: int,
+    step: Callable[[Value, list[Value]], list[Value]],
 ) -> list[Value]:
-    """Return ``size`` sums over all depths, to which ``step`` adds those of one."""
+    """Return ``size`` sums over the depths within ``bounds``, to which ``step`` adds one's."""
     sets = max(1, -(-_LATENCY // size))
     each = 2 if size >= _MANY_SUMS else sets
-    whole = s.whole(depth, each)
+    start, stop = bounds
+    whole = s.add(start, s.whole(s.sub(stop, start), each))
 
     def steps(k: Value, carried: list[Value]) -> list[Value]:
         parts = [list(carried[j * size : (j + 1) * size]) for j in range(sets)]
@@ -94,9 +104,9 @@ def _sum_depths(
             parts[j % sets] = step(s.add(k, j), parts[j % sets])
         return [value for part in parts for value in part]
 
-    merged = _merge(s, s.loop(0, whole, each, steps, [s.constant(0.0)] * (size * sets)), sets)
+    merged = _merge(s, s.loop(start, whole, each, steps, [s.constant(0.0)] * (size * sets)), sets)
     if each > 1:
-        merged = s.loop(whole, depth, 1, lambda k, carried: step(k, list(carried)), merged)
+        merged = s.loop(whole, stop, 1, lambda k, carried: step(k, list(carried)), merged)
     return merged
 
 
