@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import platform
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import torch
 from tests.cpu.agreement import FORMS, apply, compare, make, results, run
 from tests.cpu.cells import CELLS, NARROW
 from tests.cpu.fences import Fences, extent
+from tests.cpu.processes import python
 from tests.cpu.test_agreement import VIEWS
 
 import cellwright
@@ -200,6 +202,28 @@ def test_nothing_is_read_beyond_the_end_of_memory():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert (found.returncode, found.stdout) == (0, "read\n"), found.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of the GNU C library alone")
+def test_large_blocks_come_from_a_heap_that_is_kept():
+    found = python("""
+import ctypes
+from cellwright import nn
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+
+def is_mapped():
+    block = libc.malloc(ctypes.c_size_t(31 << 20))
+    size_and_flags = ctypes.c_size_t.from_address(block - 8).value
+    return size_and_flags & 2 > 0  # a block that is not freed changes nothing
+
+small, large = (torch.randn(steps, 8, 8) for steps in (63, 64))
+for x in small, large:
+    nn.RNN(8, 64)(x)
+    print(is_mapped())
+""")
+    assert found.split() == ["True", "False"]
 
 
 @pytest.fixture

@@ -31,6 +31,9 @@ _HUGE_FROM = 1 << 23
 The C library hands blocks of over 32 MiB back to the system each time, so that every call would
 touch them for the first time, page by page.
 """
+_MAPPED_FROM, _MOST_MAPPED = 1 << 17, 1 << 25
+"""From how many bytes on the GNU C library maps a block by itself at first, and up to how many the
+size of a freed one makes it take smaller ones from its heap."""
 _SHELVES = ((1 << 22, 4), (1 << 26, 1))
 """Up to how many bytes blocks are kept from call to call, and at most how many of a dtype: small
 ones, then large ones."""
@@ -64,7 +67,10 @@ class Blanks:
     def __init__(self, dtype: str, *forms: Strided, kept: int = 0) -> None:
         kind: torch.dtype = getattr(torch, dtype)
         self._forms = [(*form, kind) for form in forms]
-        self._large = any(prod(shape) * kind.itemsize >= _HUGE_FROM for shape, _ in forms)
+        largest = max((prod(shape) for shape, _ in forms), default=0) * kind.itemsize
+        self._large = largest >= _HUGE_FROM
+        if largest >= _MAPPED_FROM:
+            _keep_heap()
         self._loans, self._others = loans(dtype), len(forms) - kept
         self._kept = forms[self._others :]
 
@@ -76,6 +82,21 @@ class Blanks:
         for t in made:
             _in_huge_pages(t)
         return [*made, *starmap(self._loans.make, self._kept)]
+
+
+@lru_cache(maxsize=1)
+def _keep_heap() -> None:
+    """Have the GNU C library keep up to 64 MiB of freed memory, once for the process.
+
+    It hands back the end of its heap whenever more is free there than twice the largest block that
+    it has mapped and freed so far. A training step that frees some MiB would touch them anew each
+    time, page by page: up to a fifth of it, in one process and not in the next. A block that nobody
+    touches costs nothing; other C libraries have rules of their own.
+    """
+    if _libc is not None:
+        _libc.malloc.restype = ctypes.c_void_p
+        size = ctypes.c_size_t(_MOST_MAPPED - 2 * _PAGE)
+        _libc.free(ctypes.c_void_p(_libc.malloc(size)))
 
 
 class Loans:
