@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.cpu.agreement import FORMS, double, make, results
+from tests.cpu.agreement import FORMS, compare, double, make, results, run
 from tests.cpu.cells import BUNDLED, CELLS
 from tests.cpu.test_threads import BY_UNITS
 from tests.tolerance import assert_close
@@ -11,7 +11,7 @@ import cellwright
 import cellwright.nn as nn
 from cellwright.cells import lstm
 from cellwright.cpu import choice, forward, plan
-from cellwright.cpu.target import host
+from cellwright.cpu.target import host, own_cache
 from cellwright.cpu.walks import dense
 from cellwright.graph.interpret import interpret_layer
 
@@ -27,7 +27,7 @@ def projected(monkeypatch):
     monkeypatch.setattr(choice, "takes_amx", lambda *_: False)
     monkeypatch.setattr(choice, "_reads_raw", lambda *_: False)
     monkeypatch.setattr(choice, "_projects_first", _can)
-    monkeypatch.setattr(choice, "_projects_by_amx", lambda layer, _: layer.dtype == "float32")
+    monkeypatch.setattr(choice, "_projects_by_amx", lambda layer, *_: layer.dtype == "float32")
     yield
     plan.plan_of.cache_clear()
 
@@ -36,37 +36,28 @@ def _can(layer, layout):
     return layer.products_first > 0 and layout.counts is None
 
 
-def agree(case):
-    """Compare a call that keeps nothing with the interpreter's in float64."""
-    with torch.no_grad():
-        found, expected = results(case), results(double(case), interpret_layer)
-    for name, right in expected.items():
-        assert_close(found[name], right, name)
-
-
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("form", DENSE)
 def test_forms(name, form):
-    agree(make(CELLS[name], **FORMS[form]))
+    compare(make(CELLS[name], **FORMS[form]))
 
 
 @pytest.mark.parametrize("cell", BUNDLED, ids=lambda c: c.name)
 @pytest.mark.parametrize(("hidden", "inputs"), [(1, 1), (3, 17), (17, 65), (65, 1), (100, 40)])
 def test_sizes(cell, hidden, inputs):
     for steps in (1, 16, 17, 33, 70):
-        agree(make(cell, hidden, inputs, batch=2, steps=steps, directions=2))
+        compare(make(cell, hidden, inputs, batch=2, steps=steps, directions=2))
 
 
 def test_more_steps_than_are_split_at_once():
-    agree(make(lstm, 33, 1024, batch=1, steps=70))
-    agree(make(lstm, 33, 1000, batch=2, steps=65, batch_first=True))
+    compare(make(lstm, 33, 1024, batch=1, steps=70))
+    compare(make(lstm, 33, 1000, batch=2, steps=65, batch_first=True))
 
 
-def test_calls_that_keep_nothing_take_it():
+def test_calls_take_it():
     layer, x = plan.plan_of(lstm, 32, 32, 32, "float32", True), torch.zeros(4, 1, 32)
     for keep in (False, True):
-        call = forward.ForwardCall(layer, plan.Rows(x, dense(4, 1)), 1, keep)
-        assert call.amx_ahead is not keep
+        assert forward.ForwardCall(layer, plan.Rows(x, dense(4, 1)), 1, keep).amx_ahead
 
 
 @pytest.mark.parametrize("cell", BUNDLED, ids=lambda c: c.name)
@@ -76,8 +67,9 @@ def test_special_values(cell, value):
         case = make(cell, 40, 20, batch=1, steps=40)
         changed = case.x if place == "input" else case.weights[0].tensors[0]
         changed.view(-1)[changed.numel() // 2] = value
-        with torch.no_grad():
-            found, expected = results(case), results(case, interpret_layer)
+        cotangents = {"output": torch.randn(40, 1, 40)}
+        pairs = run(case, cotangents), run(case, cotangents, engine=interpret_layer)
+        found, expected = (kept | gradients for kept, gradients in pairs)
         for name, right in expected.items():
             assert torch.equal(found[name].isnan(), right.isnan()), f"{name}, {place}"
             assert_close(found[name].nan_to_num(), right.nan_to_num(), f"{name}, {place}")
@@ -123,19 +115,22 @@ def test_layers_choose(monkeypatch):
     """By what is faster: a long walk, of whose work the input is a good part."""
     monkeypatch.undo()
 
-    def takes(units, inputs, steps, dtype="float32"):
+    def takes(units, inputs, steps, dtype="float32", *, keep=False):
         layer = plan.plan_of(lstm, inputs, units, units, dtype, True)
-        return choice._projects_by_amx(layer, dense(steps, 1))
+        return choice._projects_by_amx(layer, dense(steps, 1), keep)
 
     assert takes(256, 128, 100)
+    for units in (256, 512, 1024):  # in training only what a core's own cache holds
+        assert takes(units, 256, 100)
+        assert takes(units, 256, 100, keep=True) == (16 * units * units <= own_cache())
     assert not takes(256, 128, 100, "float64")
     assert not takes(256, 128, 30)
     assert not takes(256, 8, 100)
     assert not takes(64, 32, 100)
 
 
-def test_explain_tells():
+def test_explain_tells(monkeypatch):
     module, x = nn.LSTM(128, 256), torch.zeros(100, 1, 128)
+    assert "by AMX" in cellwright.explain(module, x).layers[0].input
+    monkeypatch.setattr(choice, "_projects_by_amx", lambda *_: False)
     assert "by AMX" not in cellwright.explain(module, x).layers[0].input
-    with torch.no_grad():
-        assert "by AMX" in cellwright.explain(module, x).layers[0].input

@@ -7,7 +7,6 @@ import torch
 from tests.cpu.agreement import FORMS, apply, compare, make, results, run
 from tests.cpu.cells import BUNDLED, CELLS, NARROW
 from tests.cpu.fences import Fences
-from tests.cpu.test_amx_projection import agree
 from tests.cpu.test_threads import everything, layout_of, same
 from tests.tolerance import assert_close
 
@@ -194,7 +193,7 @@ def test_a_second_call_starts_where_the_first_ended_and_finds_the_same(change):
 def test_amx_takes_the_input_ahead(name, monkeypatch):
     monkeypatch.setattr(choice, "_projects_by_amx", lambda *_: True)
     for form in ("one row", "two rows, both ways"):
-        agree(make(CELLS[name], 48, 20, **FORMS[form]))
+        compare(make(CELLS[name], 48, 20, **FORMS[form]))
 
 
 @pytest.mark.parametrize("value", SPECIAL, ids=str)
@@ -224,9 +223,14 @@ def test_layers_choose(monkeypatch):
         return choice.forward_way(layer, layout, keep=False).raw_walk, back
 
     long, short = choice._RAW_ROW // 4, choice._RAW_ROW // 4 - 16
+    held = held_vectors(host().registers)[0] * host().bits // 8 >= choice._RAW_ROW
     assert ways(rnn_tanh, long, choice._RAW_STEPS)[0]
-    assert not ways(rnn_tanh, long, choice._RAW_STEPS + 1)[0]
+    assert ways(rnn_tanh, long, choice._RAW_STEPS + 1)[0] == held
+    assert ways(rnn_tanh, 12 * long, choice._RAW_STEPS)[0]
+    assert not ways(rnn_tanh, 12 * long, choice._RAW_STEPS + 1)[0]  # no core's own cache holds them
     assert not ways(rnn_tanh, long + 1, 100)[0]
+    assert ways(lstm, long + 64, choice._RAW_SHORT)[0]
+    assert not ways(lstm, long + 64, choice._RAW_SHORT + 1)[0]
     assert ways(lstm, short, choice._RAW_SHORT)[0]
     assert not ways(lstm, short, choice._RAW_SHORT + 1)[0]
     assert ways(gru, long, choice._RAW_SHORT, 2)[0]
@@ -234,7 +238,7 @@ def test_layers_choose(monkeypatch):
     assert not ways(rnn_tanh, 64, 20)[0]
     assert ways(rnn_tanh, long, 100)[1] == (4 * long * long <= own_cache() // 2)
     assert not ways(rnn_tanh, long, 100, 2)[1]
-    assert not ways(rnn_tanh, long, choice._RAW_STEPS + 1)[1]
+    assert not ways(rnn_tanh, 12 * long, 100)[1]
     rows = host().dot_rows
     assert ways(rnn_tanh, 4 * long, 20, rows)[0]
     assert not ways(rnn_tanh, 4 * long, 20, rows + 1)[0]

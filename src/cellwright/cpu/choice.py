@@ -8,6 +8,7 @@ from math import ceil, inf
 from typing import Literal, NamedTuple
 
 from cellwright.cpu.amx.unit import AMX_ROWS, ROW_PLANES
+from cellwright.cpu.dot import held_vectors
 from cellwright.cpu.plan import Plan
 from cellwright.cpu.target import LINE, host, own_cache, shared_cache
 from cellwright.cpu.team import Team, team
@@ -56,8 +57,9 @@ vector are taken by dots, over depths: a tile would multiply empty lanes at each
 _RAW_FROM = 1 << 17
 """Bytes of weights from which packing them takes as long as several steps of few rows."""
 _RAW_STEPS, _RAW_SHORT, _RAW_ROW = 192, 48, 1 << 10
-"""Up to so many steps packing costs more than it gains with one row; up to so many with several, or
-where rows of weights have fewer bytes."""
+"""Up to so many steps packing costs more than it gains with one row where rows of weights are whole
+pieces of so many bytes, and however many where registers hold such a piece and the core's own cache
+all weights; else, or with several rows of so many bytes at least, up to the smaller number."""
 _UNALIGNED_STEPS, _UNALIGNED_FAR_STEPS, _UNALIGNED_PASSES = 10, 20, 5
 """The same where rows of weights have no whole cache lines, from ``_OWN_CACHE`` bytes on and of as
 many rows as a dot takes; more where a core's own cache does not hold the weights. And up to how
@@ -96,7 +98,7 @@ def forward_way(plan: Plan, layout: Layout, keep: bool) -> ForwardWay:
         raw=False,
         amx=takes_amx(plan, layout, "forward"),
         ahead=ahead,
-        amx_ahead=ahead and not keep and _projects_by_amx(plan, layout),
+        amx_ahead=ahead and _projects_by_amx(plan, layout, keep),
         raw_walk=raw_walk,
     )
 
@@ -214,14 +216,20 @@ def _projects_first(plan: Plan, layout: Layout) -> bool:
     return worth and 0 < layout.rows * plan.products_first <= _PROJECTED_BYTES
 
 
-def _projects_by_amx(plan: Plan, layout: Layout) -> bool:
-    """Whether AMX takes the products with the input that are multiplied ahead of the walk."""
+def _projects_by_amx(plan: Plan, layout: Layout, keep: bool) -> bool:
+    """Whether AMX takes the products with the input that are multiplied ahead of the walk.
+
+    In training not where a cache that cores share holds the other weights: what the walk waits for
+    then does not depend on the clock.
+    """
     if not host().has_amx(plan.dtype) or plan.units < _AMX_UNITS or layout.steps < _AMX_STEPS:
         return False
     if layout.counts is not None:
         return False
-    reads = (plan.work - plan.input_work) * plan.item * layout.steps
-    return reads >= _AMX_READS and plan.input_work >= _AMX_PART * plan.work
+    weights = (plan.work - plan.input_work) * plan.item
+    if keep and weights > own_cache():
+        return False
+    return weights * layout.steps >= _AMX_READS and plan.input_work >= _AMX_PART * plan.work
 
 
 def _shares_rows(share: Share) -> bool:
@@ -270,9 +278,16 @@ def walks_raw(plan: Plan, layout: Layout, way: Way) -> bool:
         most = _UNALIGNED_FAR_STEPS if weights > own_cache() else _UNALIGNED_STEPS
         return way == "forward" and few and layout.steps <= most
     if way == "backward":
-        small = weights <= own_cache() // 2
-        return layout.batch == 1 and layout.steps <= _RAW_STEPS and small
-    long = min(plan.state_rows) >= _RAW_ROW
+        return layout.batch == 1 and weights <= own_cache() // 2
     if layout.batch == 1:
-        return layout.steps <= (_RAW_STEPS if long else _RAW_SHORT)
+        return layout.steps <= _raw_steps(plan, weights)
+    long = min(plan.state_rows) >= _RAW_ROW
     return long and layout.batch <= host().dot_rows and layout.steps <= _RAW_SHORT
+
+
+def _raw_steps(plan: Plan, weights: int) -> float:
+    """Return up to how many steps a walk of one row forward reads so many bytes as they lie."""
+    if any(size % _RAW_ROW for size in plan.state_rows):
+        return _RAW_SHORT
+    held = held_vectors(host().registers)[0] * host().bits // 8
+    return inf if held >= _RAW_ROW and weights <= own_cache() else _RAW_STEPS
