@@ -6,6 +6,7 @@ from tests.nn.agreement import KINDS, classes, normal, pair, states_for
 from tests.tolerance import assert_close
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import cellwright.nn as nn
 from cellwright import InterpreterWarning
@@ -15,6 +16,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::cellwright.errors.InterpreterWarning"),
     # torch's own forward mode asks for it
     pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
 ]
 DOUBLE = torch.float64
 
@@ -175,15 +177,20 @@ def test_autocast(kind):
             )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "projected"])
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("given", [None, torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-def test_dtypes_under_autocast(kind, dtype, given):
-    ours, theirs = pair(kind, 3, 4, 2, dtype=torch.float32)
+def test_dtypes_under_autocast(kind, packed, dtype, given):
+    options = {"proj_size": 2} if kind == "projected" else {}
+    kind = "LSTM" if options else kind
+    ours, theirs = pair(kind, 3, 4, 2, dtype=torch.float32, **options)
     x, hx = normal(3, 2, 3, dtype=dtype), None
     if given is not None:
-        hx = torch.zeros(2, 2, 4, dtype=given)
-        hx = (hx, hx) if kind == "LSTM" else hx
+        hx = torch.zeros(2, 2, 2 if options else 4, dtype=given)
+        hx = (hx, torch.zeros(2, 2, 4, dtype=given)) if kind == "LSTM" else hx
+    if packed:
+        x = pack_padded_sequence(x, torch.tensor([3, 2]))
     dtypes = []
     for module in (theirs.float(), ours):
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -193,6 +200,7 @@ def test_dtypes_under_autocast(kind, dtype, given):
                 dtypes.append(type(error))
             else:
                 states = states if isinstance(states, tuple) else (states,)
+                output = output.data if packed else output
                 dtypes.append([t.dtype for t in (output, *states)])
     assert dtypes[0] == dtypes[1]
 

@@ -17,7 +17,8 @@ Device = torch.device | str | int | None
 class _Bundled(Recurrent):
     """A bundled cell, printed as torch prints it, and lowered by autocast where torch lowers it."""
 
-    _lowered_on: ClassVar[tuple[str, ...]] = ("cuda",)
+    _has_onednn: ClassVar[bool] = False
+    """Whether torch leaves dense calls without a projection to oneDNN, on CPUs."""
 
     def _run(
         self,
@@ -28,11 +29,18 @@ class _Bundled(Recurrent):
         asked: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         device = x.device.type
-        if device in self._lowered_on and torch.is_autocast_enabled(device):
+        packed = batch_sizes is not None
+        if self._is_lowered(device, packed) and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             x = _lowered(x, dtype)
             states = None if states is None else [_lowered(state, dtype) for state in states]
         return super()._run(x, states, batch_sizes, asked=asked)
+
+    def _is_lowered(self, device: str, packed: bool) -> bool:
+        """Whether autocast lowers the whole call, and not each operation that torch makes of it."""
+        if device == "cpu":
+            return self._has_onednn and not packed and not self.proj_size
+        return device == "cuda"
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from their defaults."""
@@ -154,7 +162,7 @@ class LSTM(_Bundled):
         TypeError: a size is no int, bias or batch_first no bool, or an argument unknown.
     """
 
-    _lowered_on: ClassVar = ("cpu", "cuda")
+    _has_onednn = True
 
     def __init__(
         self,
