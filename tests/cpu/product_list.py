@@ -32,6 +32,7 @@ class ProductList:
         depths: "array[int]",
         *,
         adds: bool = False,
+        pair: "tuple[array[int], array[int], int] | None" = None,
     ) -> None:
         """List C = A · B, or with ``adds`` C += A · B. Distances count elements.
 
@@ -42,14 +43,21 @@ class ProductList:
             shape: rows and columns of C.
             depths: a table of ``depth_table``: which depths of A meet which of B.
             adds: whether to add to C.
+            pair: of a product that AMX takes together with the next one: the tables of its depths
+                and of the other's, and the address of a row of zeros.
         """
         self._products.need(*shape, self._threads, crosswise=a[1] == 1)
         for address, *distances in (a, b, c):
-            self._memory.extend((len(self._addresses), 1, *distances))
-            self._addresses.append(address - self._item)  # from where it lies one element on
-        self._memory.extend((*shape, adds, depths.buffer_info()[0]))
+            self._memory.extend((*self._place(address), *distances))
+        *tables, blank = (array("q"), array("q"), 0) if pair is None else pair
+        joint = [table.buffer_info()[0] if pair else 0 for table in tables]
+        self._memory.extend((*shape, adds, depths.buffer_info()[0], *joint, *self._place(blank)))
         self._memory[0] += 1
-        self._tables.append(depths)
+        self._tables += [depths, *tables]
+
+    def _place(self, address: int) -> tuple[int, int]:
+        self._addresses.append(address - self._item)  # from where it lies one element on
+        return len(self._addresses) - 1, 1
 
     def run(self) -> None:
         """Compute all of them, in order."""

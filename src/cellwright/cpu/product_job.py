@@ -6,7 +6,16 @@ from dataclasses import dataclass, fields
 
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
-__all__ = ["DEPTHS", "FIRST_GROUP", "GROUP_DEPTH", "JOB", "ROWS", "Job", "depth_table"]
+__all__ = [
+    "DEPTHS",
+    "FIRST_GROUP",
+    "GROUP_DEPTH",
+    "JOB",
+    "NONE",
+    "ROWS",
+    "Job",
+    "depth_table",
+]
 
 GROUP_DEPTH = 128
 """Depths that are summed up at once."""
@@ -14,6 +23,8 @@ _ALONE = 8
 """Depths from which a run is summed up by itself: writing its sums costs less than gathering."""
 FIRST_GROUP = 3
 """Where a table of depths has its first group."""
+NONE = -(1 << 48)
+"""The first depth of a run in B that is not there, so that its values are 0; whatever is added."""
 
 
 def depth_table(runs: Iterable[tuple[int, int, int]]) -> "array[int]":
@@ -55,6 +66,9 @@ class Job:
         a, b, c: addresses. a_line: distance between rows m of A. a_depth: between its depths.
         b_depth: between depths of B. c_line: between rows of C. rows, columns: of C.
         adds: 1 to add to C, 0 to start from 0. depths: the table of depths.
+        joint, others: null, or such tables with the same groups and runs, if the unit takes this
+            product together with the next one, whose A is the same: of A and this B; of A and the
+            other B, where runs may be ``NONE``. blank: a row of zeros for these.
     """
 
     a: Value
@@ -68,13 +82,16 @@ class Job:
     columns: Value
     adds: Value
     depths: Value
+    joint: Value
+    others: Value
+    blank: Value
 
     @classmethod
     def load(cls, s: Simd, struct: Value, place: Value, addresses: Value) -> "Job":
         """Load the product at the ``place``-th field of a struct."""
         found: list[Value] = []
         for name in (field.name for field in fields(cls)):
-            value = s.field(struct, place, POINTER if name == "depths" else I64)
+            value = s.field(struct, place, POINTER if name in _TABLES else I64)
             if name in MATRICES:
                 place = s.add(place, 1)
                 value = s.at(s.field(addresses, value, POINTER), s.field(struct, place))
@@ -116,9 +133,11 @@ class Job:
         s.loop(0, rows[1], 1, row)
 
 
-MATRICES = ("a", "b", "c")
+MATRICES = ("a", "b", "c", "blank")
 """What a product has two fields of: which of the addresses, and how far from there."""
+_TABLES = ("depths", "joint", "others")
 JOB = len(fields(Job)) + len(MATRICES)
 """Fields of a product."""
-ROWS, DEPTHS = JOB - 4, JOB - 1
-"""Where a product has its rows, and the address of its depths."""
+DEPTHS = JOB - 2 - len(_TABLES)
+ROWS = DEPTHS - 3
+"""Where a product has the addresses of its depths, and its rows."""

@@ -13,6 +13,7 @@ splitting has no eye for them. Such a chunk is left to ``Chunks``, and C is not 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import llvmlite.ir as ir
 
@@ -25,7 +26,7 @@ from cellwright.cpu.pack import TRANSPOSE
 from cellwright.cpu.product_job import FIRST_GROUP, Job
 from cellwright.cpu.simd import I32, I64, POINTER, Simd, Value
 
-__all__ = ["AMX_MEMORY", "AmxChunks", "Tables", "amx_pays"]
+__all__ = ["AMX_MEMORY", "AmxChunks", "Pair", "Tables", "amx_pays", "pair_pays"]
 
 _COLUMNS, _SUMS = 256, 1 << 17
 """The most columns of a chunk, and its most sums."""
@@ -58,12 +59,34 @@ def amx_pays(s: Simd, job: Job, rows: Value) -> Value:
     return b.and_(found, s.less(panels, s.mul(columns, 4)))
 
 
+def pair_pays(rows: int, more: int, columns: tuple[int, int], depth: int) -> bool:
+    """Return whether AMX is faster for two products of so many rows of the same A together.
+
+    All columns then have to be in one chunk. What has ``more`` rows becomes another product, which
+    costs more than is gained if AMX has to split its B again.
+    """
+    panels = sum(-(-n // PANEL_LINES) for n in columns)
+    enough = rows >= _LEAST_ROWS and depth >= _LEAST_DEPTH and rows * sum(columns) * depth >= _LEAST
+    filled = 3 * panels * PANEL_LINES < 4 * sum(columns)
+    return enough and filled and panels * PANEL_LINES <= _COLUMNS and more < _LEAST_ROWS
+
+
 class Tables:
-    """Room on the stack, to be made once: for the addresses of both sides' depths; for flags."""
+    """Room on the stack, to be made once: for the addresses of all sides' depths; for flags."""
 
     def __init__(self, s: Simd) -> None:
-        self.of_rows, self.of_columns = (s.reserve(POINTER, PANEL_DEPTH) for _ in range(2))
+        tables = (s.reserve(POINTER, PANEL_DEPTH) for _ in range(3))
+        self.of_rows, self.of_columns, self.of_others = tables
         self.control = s.reserve(I32, 2)
+
+
+@dataclass
+class Pair:
+    """A product, and if ``joined``, another one of the same A, whose B comes behind its columns."""
+
+    job: Job
+    other: Job
+    joined: Value
 
 
 def _entry(s: Simd, table: Value, index: Value) -> Value:
@@ -77,27 +100,33 @@ def _up(s: Simd, size: Value, unit: int) -> Value:
 
 @dataclass
 class _Chunk:
-    """Rows and columns: the first of each, how many; panels of columns."""
+    """Rows and columns: the first of each, how many; panels of columns, of the other B, of both."""
 
     row: Value
     rows: Value
     column: Value
     columns: Value
+    own: Value
+    others: Value
     panels: Value
 
 
 class AmxChunks:
-    """Emits the sums of a product, chunk by chunk.
+    """Emits the sums of a product, or of a pair of them, chunk by chunk.
 
     Args:
-        s: where to. job: the product. functions: the library's. memory: ``AMX_MEMORY``
+        s: where to. pair: the products. functions: the library's. memory: ``AMX_MEMORY``
             elements. tables: room for addresses.
     """
 
     def __init__(
-        self, s: Simd, job: Job, functions: Functions, memory: Value, tables: Tables
+        self, s: Simd, pair: Pair, functions: Functions, memory: Value, tables: Tables
     ) -> None:
-        self.s, self.job, self.functions, self.tables = s, job, functions, tables
+        self.s, self.functions, self.tables = s, functions, tables
+        self.job, self.other, self.joined = pair.job, pair.other, pair.joined
+        job, choose = pair.job, s.builder.select
+        self.depths = choose(self.joined, job.joint, job.depths)
+        self.others = choose(self.joined, job.others, job.depths)
         self.sums, self.columns = memory, s.at(memory, _SUMS)
         self.rows = s.at(memory, _SUMS + _SIDE)
         self.tiles = s.at(memory, _SUMS + _SIDE + 2 * PANEL_SIZE)
@@ -105,7 +134,10 @@ class AmxChunks:
         self.row_split = self._swap(*map(functions.number, ("rows", "lines")))
 
     def sizes(self, rows: Value) -> tuple[Value, Value]:
-        """Return rows and columns of C in a chunk: parts of so many rows, all about alike."""
+        """Return rows and columns of C in a chunk: parts of so many rows, all about alike.
+
+        A pair has all its columns in each chunk.
+        """
         s, b, block = self.s, self.s.builder, self.s.target.block(self.s.dtype)
 
         def share(size: Value, most: Value) -> Value:
@@ -113,25 +145,35 @@ class AmxChunks:
             parts = b.sdiv(s.sub(s.add(size, most), 1), most)
             return _up(s, b.sdiv(s.sub(s.add(size, parts), 1), parts), block)
 
-        width = share(self.job.columns, s.index(_COLUMNS))
-        height = share(rows, s.whole(b.sdiv(s.index(_SUMS), width), block))
+        own, others = (_up(s, job.columns, PANEL_LINES) for job in (self.job, self.other))
+        part = share(self.job.columns, s.index(_COLUMNS))
+        width = b.select(self.joined, own, part)
+        both = b.select(self.joined, s.add(own, others), part)
+        height = share(rows, s.whole(b.sdiv(s.index(_SUMS), both), block))
         return height, width
 
     def emit(self, rows: tuple[Value, Value], columns: tuple[Value, Value]) -> Value:
         """Emit a chunk between bounds; return whether its sums are finite, and so were written."""
         s, (row, row_stop), (column, stop) = self.s, rows, columns
         width = s.sub(stop, column)
-        panels = s.builder.sdiv(s.add(width, PANEL_LINES - 1), s.index(PANEL_LINES))
-        self.chunk = _Chunk(row, s.sub(row_stop, row), column, width, panels)
+        own, others = (self._panels(columns) for columns in (width, self.other.columns))
+        others = s.builder.select(self.joined, others, s.index(0))
+        rows_ = s.sub(row_stop, row)
+        self.chunk = _Chunk(row, rows_, column, width, own, others, s.add(own, others))
         flushing(s, self._sum, self.tables.control)
         finite = self._finite()
         s.when(finite, self._write)
         return finite
 
+    def _panels(self, columns: Value) -> Value:
+        return self.s.builder.lshr(
+            _up(self.s, columns, PANEL_LINES), self.s.index(PANEL_LINES.bit_length() - 1)
+        )
+
     def _sum(self) -> None:
         """Sum a chunk up over all depths."""
         s, b = self.s, self.s.builder
-        table = self.job.depths
+        table = self.depths
         count = s.field(table, 0)
 
         def group(j: Value, carried: list[Value]) -> list[Value]:
@@ -156,21 +198,24 @@ class AmxChunks:
 
     def _gather(self, place: Value, runs: Value, filled: Value) -> Value:
         """Put down where the depths of runs are, behind those that are there."""
-        s, job = self.s, self.job
-        sides = (
-            (job.a, job.a_depth, self.tables.of_rows),
-            (job.b, job.b_depth, self.tables.of_columns),
-        )
+        s, job, other, tables = self.s, self.job, self.other, self.tables
+        sides = (job.a, job.a_depth, tables.of_rows), (job.b, job.b_depth, tables.of_columns)
 
         def run(r: Value, carried: list[Value]) -> list[Value]:
             (done,) = carried
-            numbers = _entry(s, job.depths, s.add(place, s.mul(r, 3)))
+            entry = s.add(place, s.mul(r, 3))
+            numbers = _entry(s, self.depths, entry)
+            from_others = s.field(_entry(s, self.others, entry), 1)
             size = s.field(numbers, 2)
 
             def depth(k: Value, _: list[Value]) -> None:
+                to = s.add(done, k)
                 for number, (base, apart, table) in enumerate(sides):
                     at = s.mul(s.add(s.field(numbers, number), k), apart)
-                    s.builder.store(s.at(base, at), _entry(s, table, s.add(done, k)))
+                    s.builder.store(s.at(base, at), _entry(s, table, to))
+                at = s.mul(s.add(from_others, k), other.b_depth)
+                found = s.builder.select(s.less(from_others, 0), job.blank, s.at(other.b, at))
+                s.builder.store(found, _entry(s, tables.of_others, to))
 
             s.loop(0, size, 1, depth)
             return [s.add(done, size)]
@@ -185,7 +230,7 @@ class AmxChunks:
 
         def fill(k: Value, _: list[Value]) -> None:
             """Repeat a depth that does not count: what the unit takes as rows has 0 there."""
-            for table in (tables.of_rows, tables.of_columns):
+            for table in (tables.of_rows, tables.of_columns, tables.of_others):
                 s.builder.store(s.field(table, 0, POINTER), _entry(s, table, k))
 
         s.loop(depth, whole, 1, fill)
@@ -227,18 +272,27 @@ class AmxChunks:
         self.functions.call(which, PART, args)
 
     def _split_columns(self, depth: Value, blocks: Value) -> None:
-        """Split all columns of B."""
-        s, chunk = self.s, self.chunk
+        """Split all columns of B, and of the other B."""
+        s, chunk, tables = self.s, self.chunk, self.tables
         which = self._swap(*map(self.functions.number, ("lines", "turn")))
         parts = self._swap(s.index(PARTS), s.index(HALVES))
+        sides = (
+            (tables.of_columns, chunk.column, chunk.columns, s.index(0), chunk.own),
+            (tables.of_others, s.index(0), self.other.columns, chunk.own, chunk.others),
+        )
 
-        def panel(p: Value, j: Value) -> None:
+        def panel(side: tuple[Value, ...], j: Value, p: Value, _: list[Value]) -> None:
+            table, first, columns, before = side
             done = s.mul(p, PANEL_LINES)
-            side = [self.tables.of_columns, depth, s.add(chunk.column, done)]
-            side += [s.sub(chunk.columns, done), s.index(1)]
-            self._split(which, parts, j, side, s.at(self.columns, s.mul(p, PANEL_SIZE)))
+            args = [table, depth, s.add(first, done), s.sub(columns, done), s.index(1)]
+            to = s.at(self.columns, s.mul(s.add(before, p), PANEL_SIZE))
+            self._split(which, parts, j, args, to)
 
-        s.loop(0, blocks, 1, lambda j, _: s.loop(0, chunk.panels, 1, lambda p, _: panel(p, j)))
+        def block(j: Value, _: list[Value]) -> None:
+            for *side, count in sides:
+                s.loop(0, count, 1, partial(panel, tuple(side), j))
+
+        s.loop(0, blocks, 1, block)
 
     def _rows_side(self, first: Value, depth: Value) -> list[Value]:
         """Return what a split of a panel's rows is told of them."""
@@ -278,22 +332,35 @@ class AmxChunks:
     def _write(self) -> None:
         """Write the sums, turned where the unit took rows as columns."""
         s, chunk = self.s, self.chunk
+        parts = (
+            (self.job, chunk.column, chunk.columns, s.index(0), chunk.own),
+            (self.other, s.index(0), self.other.columns, chunk.own, chunk.others),
+        )
 
         def panel(r: Value, _: list[Value]) -> None:
-            rows = s.add(chunk.row, r), s.min(s.sub(chunk.rows, r), PANEL_LINES)
             source = s.at(self.sums, self._before(r))
-
-            def square(p: Value, _: list[Value]) -> None:
-                first = s.mul(p, PANEL_LINES)
-                columns = (
-                    s.add(chunk.column, first),
-                    s.min(s.sub(chunk.columns, first), PANEL_LINES),
-                )
-                block, stride = s.at(source, s.mul(p, PANEL_SUMS)), s.index(PANEL_LINES)
-                args = [block, stride, stride, stride, self.tiles, stride]
-                s.when(self.crosswise, lambda: self.functions.call("transpose", TRANSPOSE, args))
-                self.job.write(s, (self._swap(block, self.tiles), stride), rows, columns)
-
-            s.loop(0, chunk.panels, 1, square)
+            for job, first, columns, before, count in parts:
+                s.loop(0, count, 1, partial(self._square, (job, first, columns, before), source, r))
 
         s.loop(0, chunk.rows, PANEL_LINES, panel)
+
+    def _square(
+        self,
+        part: tuple[Job, Value, Value, Value],
+        source: Value,
+        r: Value,
+        p: Value,
+        _: list[Value],
+    ) -> None:
+        """Write the sums of a panel's rows from ``r`` on with a panel of columns of a part.
+
+        ``part``: the product, its first column in the chunk, how many, panels before them.
+        """
+        s, chunk, (job, first, width, before) = self.s, self.chunk, part
+        done = s.mul(p, PANEL_LINES)
+        rows = s.add(chunk.row, r), s.min(s.sub(chunk.rows, r), PANEL_LINES)
+        columns = s.add(first, done), s.min(s.sub(width, done), PANEL_LINES)
+        block, stride = s.at(source, s.mul(s.add(before, p), PANEL_SUMS)), s.index(PANEL_LINES)
+        args = [block, stride, stride, stride, self.tiles, stride]
+        s.when(self.crosswise, lambda: self.functions.call("transpose", TRANSPOSE, args))
+        job.write(s, (self._swap(block, self.tiles), stride), rows, columns)
