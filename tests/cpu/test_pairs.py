@@ -86,6 +86,14 @@ def test_pair(seed):
         assert_close(found, right)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pair_of_several_chunks(threads):
+    pair = Pair(1041, (128, 128), 300, 3)
+    pair.run(threads, NOTHING)
+    for found, right in zip(pair.c, pair.expected(), strict=True):
+        assert_close(found, right)
+
+
 def test_depths_that_are_not_there_meet_the_blank_row():
     pair = Pair(128, (32, 64), 300, 0, blank=2.0)
     pair.runs = [(0, NONE, 100), (100, 0, 200)]
