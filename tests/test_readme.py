@@ -61,6 +61,7 @@ def masked(text):
     text = re.sub(r" +$", "", text, flags=re.MULTILINE)
     text = re.sub(r"(PyTorch [\d.]+)\+\w+", r"\1", text)  # which build: cpu, cu130
     text = re.sub(r"\b(avx512|avx2|neon|sse2)\b", "ISA", text)
+    text = text.replace(" by AMX", "")  # where there is one
     return re.sub(r"\d[\d.,]*(e[+-]?\d+)?( threads?\b)?", "#", text)
 
 
