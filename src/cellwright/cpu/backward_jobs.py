@@ -116,23 +116,24 @@ def table_of(depths: Depths, rows: Rows, d: int) -> "array[int]":
 def paired(jobs: Sequence[Job], pays: Callable[[int, int, tuple[int, int]], bool]) -> list[Job]:
     """Put jobs of the same A one behind the other where AMX takes them together.
 
-    Rows of A that only one of them has make a job of their own.
+    Rows of A that only the first has make a job of their own. The second is never cut: others may
+    add to its C, and threads share out the rows of all that do alike, as none waits for another.
 
     Args:
-        jobs: what to take of each direction.
-        pays: whether it is faster with so many rows of both, more of one, columns of each.
+        jobs: those of a direction, in an order in which what adds to a C may follow what fills it.
+        pays: whether it is faster with so many rows of both, more of the first, columns of each.
     """
     found = [*jobs]
     for second in [job for job in jobs if job.depths == "before"]:
-        for first in [job for job in found if job.depths == "all" and job.a == second.a]:
-            sizes = sorted((first.rows or 0, second.rows or 0))
-            columns = first.columns, second.columns
-            if first.pair or not pays(sizes[0], sizes[1] - sizes[0], columns):
+        rows, earlier = second.rows or 0, found[: found.index(second)]
+        for first in [job for job in earlier if job.depths == "all" and job.a == second.a]:
+            more, columns = (first.rows or 0) - rows, (first.columns, second.columns)
+            if first.pair or more < 0 or not pays(rows, more, columns):
                 continue
-            (one, *more), (other, *others) = (_parts(job, sizes[0]) for job in (first, second))
-            place = found.index(first)
+            one, *others = _parts(first, rows)
             found.remove(second)
-            found[place : place + 1] = [one._replace(pair=_PAIR), other, *more, *others]
+            place = found.index(first)
+            found[place : place + 1] = [one._replace(pair=_PAIR), second, *others]
             break
     return found
 
