@@ -60,6 +60,11 @@ class Job(NamedTuple):
         """Whether it goes through the rows of the sequence, by all of which its work grows."""
         return self.rows is None or self.depths in _ROWWISE
 
+    def from_row(self, start: int, rows: int) -> "Job":
+        """Return the same for so many rows of A and C, from one on."""
+        a, c = (m._replace(first=m.first + start * m.distance) for m in (self.a, self.c))
+        return self._replace(a=a, c=c, rows=rows)
+
     @property
     def kinds(self) -> list[Depths]:
         """Which tables of the sequence it has."""
@@ -83,10 +88,10 @@ def runs_of(depths: Depths, rows: Rows, d: int) -> list[Run]:
 
 
 def _or_none(rows: Rows, d: int) -> list[Run]:
-    """Return runs of all rows, each with the row of the step before it, or with none."""
+    """Return runs of all rows of a dense batch, each with that of the step before it or none."""
     found: list[Run] = []
     done = 0
-    for row, before, size in [*sorted(shifts(rows, d == 1)), (rows.layout.rows, 0, 0)]:
+    for row, before, size in [*shifts(rows, d == 1), (rows.layout.rows, 0, 0)]:
         found += [(done, NONE, row - done)] if row > done else []
         found += [(row, before, size)] if size else []
         done = row + size
@@ -130,19 +135,9 @@ def paired(jobs: Sequence[Job], pays: Callable[[int, int, tuple[int, int]], bool
             more, columns = (first.rows or 0) - rows, (first.columns, second.columns)
             if first.pair or more < 0 or not pays(rows, more, columns):
                 continue
-            one, *others = _parts(first, rows)
+            others = [first.from_row(rows, more)] if more else []
             found.remove(second)
             place = found.index(first)
-            found[place : place + 1] = [one._replace(pair=_PAIR), second, *others]
+            found[place : place + 1] = [first._replace(rows=rows, pair=_PAIR), second, *others]
             break
     return found
-
-
-def _parts(job: Job, rows: int) -> list[Job]:
-    """Return a job's first rows of C, and the others if there are any."""
-    assert job.rows is not None
-    left, parts = job.rows - rows, [job._replace(rows=rows)]
-    if left:
-        a, c = (m._replace(first=m.first + rows * m.distance) for m in (job.a, job.c))
-        parts.append(job._replace(a=a, c=c, rows=left))
-    return parts

@@ -182,8 +182,7 @@ class BackwardProducts:
     ) -> Job:
         """Return a job over so many rows from one on, or those that there are."""
         if job.rows is None:
-            a, c = (m._replace(first=m.first + start * m.distance) for m in (job.a, job.c))
-            return job._replace(a=a, c=c, rows=min(each, self.rows.layout.rows - start))
+            return job.from_row(start, min(each, self.rows.layout.rows - start))
 
         def part(depths: "array[int] | Depths") -> "array[int]":
             assert not isinstance(depths, array), "what goes through all rows is not listed yet"

@@ -78,8 +78,8 @@ class _Walk:
         }
         frame.end = s.min(frame.places["now"].rows, frame.high)
         odd = s.builder.trunc(s.add(i, frame.turn), ir.IntType(1))
-        # every other step goes through the weights backwards: it finds what the last one read last
         frame.set_run(frame.places["now"].rows)
+        # every other step goes through the weights backwards: it finds what the last one read last
         frame.few = s.less(frame.batch, FEW_ROWS + 1)
         frame.downwards = s.builder.and_(odd, frame.few)
         packed = planes = 0

@@ -63,7 +63,8 @@ def pair_pays(rows: int, more: int, columns: tuple[int, int], depth: int) -> boo
     """Return whether AMX is faster for two products of so many rows of the same A together.
 
     All columns then have to be in one chunk. What has ``more`` rows becomes another product, which
-    costs more than is gained if AMX has to split its B again.
+    costs more than is gained if AMX has to split its B again. Machine code trusts this: it has no
+    limits of its own for a pair, of which one side may be narrower than a product's least columns.
     """
     panels = sum(-(-n // PANEL_LINES) for n in columns)
     enough = rows >= _LEAST_ROWS and depth >= _LEAST_DEPTH and rows * sum(columns) * depth >= _LEAST
@@ -158,17 +159,16 @@ class AmxChunks:
         width = s.sub(stop, column)
         own, others = (self._panels(columns) for columns in (width, self.other.columns))
         others = s.builder.select(self.joined, others, s.index(0))
-        rows_ = s.sub(row_stop, row)
-        self.chunk = _Chunk(row, rows_, column, width, own, others, s.add(own, others))
+        bounds = row, s.sub(row_stop, row), column, width
+        self.chunk = _Chunk(*bounds, own, others, s.add(own, others))
         flushing(s, self._sum, self.tables.control)
         finite = self._finite()
         s.when(finite, self._write)
         return finite
 
     def _panels(self, columns: Value) -> Value:
-        return self.s.builder.lshr(
-            _up(self.s, columns, PANEL_LINES), self.s.index(PANEL_LINES.bit_length() - 1)
-        )
+        s = self.s
+        return s.builder.sdiv(s.add(columns, PANEL_LINES - 1), s.index(PANEL_LINES))
 
     def _sum(self) -> None:
         """Sum a chunk up over all depths."""
