@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from cellwright.autograd.gradient import Call
 from cellwright.autograd.obstacle import obstacle
 from cellwright.autograd.operation import plan_for
 from cellwright.cpu.amx.unit import AMX_ROWS
@@ -148,18 +147,14 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
             cause = str(error)
         else:
             if plan is not None:
-                tensors = Call.join(x, None, weights)
-                keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-                return _kernel(plan, number, layout, len(weights), keep)
+                return _kernel(plan, number, layout, len(weights))
     cause = cause or "the parameters do not fit the input"
     return LayerExplanation(number, "interpreter", cause, (0, 0), 1, False, "", "", 0, 0, 0.0)
 
 
-def _kernel(
-    plan: "Plan", number: int, layout: Layout, directions: int, keep: bool
-) -> LayerExplanation:
+def _kernel(plan: "Plan", number: int, layout: Layout, directions: int) -> LayerExplanation:
     target, share = host(), share_of(plan, layout)
-    way = forward_way(plan, layout, keep)
+    way = forward_way(plan, layout)
     level = "amx" if way.amx else target.vector_name
     once = plan.input_work * plan.item if way.ahead else 0
     weights = plan.amx_need["forward"].planes if way.amx else plan.work * plan.item

@@ -9,14 +9,13 @@ from tests.tolerance import assert_close
 
 import cellwright
 import cellwright.nn as nn
-from cellwright.cells import lstm
+from cellwright.cells import gru, lstm
 from cellwright.cpu import choice, forward, plan
-from cellwright.cpu.target import host, own_cache
+from cellwright.cpu.target import host
 from cellwright.cpu.walks import dense
 from cellwright.graph.interpret import interpret_layer
 
 pytestmark = pytest.mark.skipif(not host().has_amx("float32"), reason="this machine has no AMX")
-DENSE = [form for form, options in FORMS.items() if "lengths" not in options]
 SPECIAL = (torch.inf, -torch.inf, torch.nan)
 
 
@@ -33,11 +32,12 @@ def projected(monkeypatch):
 
 
 def _can(layer, layout):
-    return layer.products_first > 0 and layout.counts is None
+    shares_rows = choice._shares_rows(choice.share_of(layer, layout))
+    return layer.products_first > 0 and not (layout.counts is not None and shares_rows)
 
 
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("form", DENSE)
+@pytest.mark.parametrize("form", FORMS)
 def test_forms(name, form):
     compare(make(CELLS[name], **FORMS[form]))
 
@@ -52,6 +52,20 @@ def test_sizes(cell, hidden, inputs):
 def test_more_steps_than_are_split_at_once():
     compare(make(lstm, 33, 1024, batch=1, steps=70))
     compare(make(lstm, 33, 1000, batch=2, steps=65, batch_first=True))
+    compare(make(lstm, 33, 1000, batch=3, steps=45))
+    compare(make(lstm, 33, 1000, lengths=(60, 41, 8)))
+
+
+@pytest.mark.parametrize("inputs", [32, 33, 128, 129, 160, 161, 257, 300])
+def test_groups_of_depths(inputs):
+    for steps in (15, 32, 40):
+        compare(make(gru, 40, inputs, batch=1, steps=steps))
+
+
+def test_packed_calls_of_other_lengths():
+    """One prepared call serves all of them, in memory that has room for each."""
+    for lengths in ((9, 4), (90, 70), (2, 1), (300, 300)):
+        compare(make(lstm, 40, 20, lengths=lengths))
 
 
 def test_calls_take_it():
@@ -112,21 +126,20 @@ def test_threads_that_share_rows(name):
 
 
 def test_layers_choose(monkeypatch):
-    """By what is faster: a long walk, of whose work the input is a good part."""
+    """By what is faster: many products with the input, or many of its weights."""
     monkeypatch.undo()
 
-    def takes(units, inputs, steps, dtype="float32", *, keep=False):
+    def takes(units, inputs, steps, dtype="float32"):
         layer = plan.plan_of(lstm, inputs, units, units, dtype, True)
-        return choice._projects_by_amx(layer, dense(steps, 1), keep)
+        return choice._projects_by_amx(layer, dense(steps, 1))
 
-    assert takes(256, 128, 100)
-    for units in (256, 512, 1024):  # in training only what a core's own cache holds
-        assert takes(units, 256, 100)
-        assert takes(units, 256, 100, keep=True) == (16 * units * units <= own_cache())
+    assert takes(256, 128, 1)
     assert not takes(256, 128, 100, "float64")
-    assert not takes(256, 128, 30)
-    assert not takes(256, 8, 100)
-    assert not takes(64, 32, 100)
+    assert not takes(32, 64, 400)
+    assert takes(32, 64, 500)
+    assert not takes(16, 64, 4000)
+    assert not takes(256, 64, 20)
+    assert takes(256, 64, 30)  # the clock of a walk with so many weights is faster after it
 
 
 def test_explain_tells(monkeypatch):

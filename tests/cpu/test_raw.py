@@ -50,7 +50,7 @@ def takes(case, way="forward"):
     layer = plan.plan_of(case.cell, case.x.shape[-1], case.hidden, outputs, dtype, biased)
     layout = layout_of(case)
     if way == "forward":
-        return choice.forward_way(layer, layout, keep=True).raw_walk
+        return choice.forward_way(layer, layout).raw_walk
     return choice.walks_raw(layer, layout, "backward")
 
 
@@ -220,7 +220,7 @@ def test_layers_choose(monkeypatch):
         layer = plan.plan_of(cell, inputs, units, units, "float32", True)
         layout = dense(steps, batch)
         back = choice.walks_raw(layer, layout, "backward")
-        return choice.forward_way(layer, layout, keep=False).raw_walk, back
+        return choice.forward_way(layer, layout).raw_walk, back
 
     long, short = choice._RAW_ROW // 4, choice._RAW_ROW // 4 - 16
     held = held_vectors(host().registers)[0] * host().bits // 8 >= choice._RAW_ROW
@@ -262,9 +262,9 @@ def test_rows_that_are_cache_lines_are_read_more_often(inputs, units, passes, mo
     layer = plan.plan_of(lstm, inputs, units, units, "float32", True)
     other = plan.plan_of(lstm, inputs + 1, units, units, "float32", True)
     for rows in (1, host().dot_rows):
-        assert choice.forward_way(layer, dense(passes, rows), keep=True).raw
-        assert not choice.forward_way(layer, dense(passes + 1, rows), keep=True).raw
-        assert not choice.forward_way(other, dense(passes, rows), keep=True).raw or units == 256
+        assert choice.forward_way(layer, dense(passes, rows)).raw
+        assert not choice.forward_way(layer, dense(passes + 1, rows)).raw
+        assert not choice.forward_way(other, dense(passes, rows)).raw or units == 256
 
 
 def test_a_packed_sequence_of_one_step_and_one_of_several():

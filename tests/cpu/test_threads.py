@@ -86,6 +86,7 @@ def vectors(monkeypatch):
     """Let no call take AMX, which is another choice with a share of the rows or units."""
     for module in (choice, forward, backward):
         monkeypatch.setattr(module, "takes_amx", lambda *_: False)
+    monkeypatch.setattr(choice, "_projects_by_amx", lambda *_: False)
     plan.plan_of.cache_clear()
     yield
     plan.plan_of.cache_clear()

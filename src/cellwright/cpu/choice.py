@@ -85,11 +85,8 @@ class ForwardWay(NamedTuple):
     raw_walk: bool
 
 
-def forward_way(plan: Plan, layout: Layout, keep: bool) -> ForwardWay:
-    """Return how a forward call takes its products.
-
-    ``keep``: whether what the backward pass needs is kept.
-    """
+def forward_way(plan: Plan, layout: Layout) -> ForwardWay:
+    """Return how a forward call takes its products."""
     ahead = _projects_first(plan, layout)
     raw_walk = ahead and walks_raw(plan, layout, "forward")
     if _reads_raw(plan, layout, raw_walk):
@@ -98,7 +95,7 @@ def forward_way(plan: Plan, layout: Layout, keep: bool) -> ForwardWay:
         raw=False,
         amx=takes_amx(plan, layout, "forward"),
         ahead=ahead,
-        amx_ahead=ahead and _projects_by_amx(plan, layout, keep),
+        amx_ahead=ahead and _projects_by_amx(plan, layout),
         raw_walk=raw_walk,
     )
 
@@ -145,13 +142,13 @@ _EVEN = 1.25
 """How many times its fair share of the units a thread may have."""
 _AMX_WHOLE, _AMX_UNITS = 2 * AMX_ROWS, 32
 """Fewer rows or units leave most of a tile empty; so many rows read the weights once."""
-_AMX_STEPS = 32
-"""Steps that are worth the planes of the input's weights."""
-_AMX_PART = 1 / 8
-"""The part of the work from which the input is worth AMX."""
-_AMX_READS = 40_000_000
-"""Bytes of other weights, read over all steps, from which a walk lasts until the processor's clock
-recovers from AMX."""
+_AMX_AHEAD, _AMX_AHEAD_FAR = 4_000_000, 1_500_000
+"""Multiply-adds with the input, over all steps, from which AMX is faster ahead of a walk; fewer
+where the walk reads ``_OWN_CACHE`` bytes of other weights, since AMX leaves it a faster clock."""
+_AMX_DEEP = 96
+"""Elements of the input from which it is with any number of rows."""
+_AMX_INPUTS = 1 << 17
+"""So are that many weights of the input, whatever is multiplied: they would have to be packed."""
 _VECTOR_RATE, _FAR_VECTOR_RATE, _AMX_RATE = 27, 24, 55
 """Multiply-adds a cycle of vectors, slower with far weights, and of AMX, over whole tiles. Its
 slower clock is counted in."""
@@ -199,37 +196,35 @@ def _projects_first(plan: Plan, layout: Layout) -> bool:
 
     With few rows a step reads all weights for little work, and a large product of several steps at
     once, for one row after the other, reads the input's less often. Where it does not, or where
-    a core's own cache holds the weights, the tiles do the same work without the detour over memory.
+    a core's own cache holds the weights, the tiles do the same work without the detour over memory,
+    unless AMX does it faster: by more than the detour takes, from so many depths on.
     """
     rows, tile, packed = layout.batch, host().rows, layout.counts is not None
     weights, inputs = plan.work * plan.item, plan.input_work * plan.item
     few = rows <= _PROJECTED_BATCH and not packed
     far = weights >= max(_PROJECTED_WEIGHTS, shared_cache() // 2)
-    if layout.steps <= _SINGLE_STEPS or not (few or weights >= _OWN_CACHE):
+    deep = plan.inputs >= _AMX_DEEP and _projects_by_amx(plan, layout)
+    deep = deep and not share_of(plan, layout).by_units  # each thread would split the input again
+    if layout.steps <= _SINGLE_STEPS or not (few or deep or weights >= _OWN_CACHE):
         return False
     if takes_amx(plan, layout, "forward") or (packed and _shares_rows(share_of(plan, layout))):
         return False  # packed rows are taken in their order in memory, not a thread's alone
     reads = -(-layout.rows // tile) if packed else rows * -(-layout.steps // tile)
     less = reads < layout.steps * -(-rows // tile)
     large = rows < tile or inputs > _OWN_CACHE
-    worth = few or far or (rows <= _SOME_ROWS and less and large)
+    worth = few or far or deep or (rows <= _SOME_ROWS and less and large)
     return worth and 0 < layout.rows * plan.products_first <= _PROJECTED_BYTES
 
 
-def _projects_by_amx(plan: Plan, layout: Layout, keep: bool) -> bool:
-    """Whether AMX takes the products with the input that are multiplied ahead of the walk.
-
-    In training not where a cache that cores share holds the other weights: what the walk waits for
-    then does not depend on the clock.
-    """
-    if not host().has_amx(plan.dtype) or plan.units < _AMX_UNITS or layout.steps < _AMX_STEPS:
+def _projects_by_amx(plan: Plan, layout: Layout) -> bool:
+    """Whether AMX takes the products with the input that are multiplied ahead of the walk."""
+    if not host().has_amx(plan.dtype) or plan.units < _AMX_UNITS:
         return False
-    if layout.counts is not None:
-        return False
-    weights = (plan.work - plan.input_work) * plan.item
-    if keep and weights > own_cache():
-        return False
-    return weights * layout.steps >= _AMX_READS and plan.input_work >= _AMX_PART * plan.work
+    far = (plan.work - plan.input_work) * plan.item >= _OWN_CACHE
+    least = _AMX_AHEAD_FAR if far else _AMX_AHEAD
+    if _shares_rows(share_of(plan, layout)):  # each may need the weights split for itself
+        return plan.input_work * layout.steps >= least
+    return plan.input_work >= _AMX_INPUTS or plan.input_work * layout.rows >= least
 
 
 def _shares_rows(share: Share) -> bool:

@@ -90,7 +90,7 @@ class ForwardCall:
         self.packed = layout.counts is not None
         self.directions = range(directions)
         self.width = plan.accumulators
-        self.keep, self.share, way = keep, share_of(plan, layout), forward_way(plan, layout, keep)
+        self.keep, self.share, way = keep, share_of(plan, layout), forward_way(plan, layout)
         self.raw, self.amx, self.ahead, self.amx_ahead, self.raw_walk = way
         made = self._made(rows)
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
@@ -146,7 +146,7 @@ class ForwardCall:
         if self.amx:
             sizes["split"] = rows
         if self.amx_ahead:
-            sizes["input planes"] = self.walk.projection_room(self.share)
+            sizes["input planes"] = self.walk.projection_room(self.layout, self.share)
         if not self.raw and self.walk.program.constants:
             sizes["b"] = self.width
         if not self.keep:
@@ -284,7 +284,7 @@ def shared_kind(plan: Plan, rows: Rows, way: Way) -> tuple[object, ...]:
     if layout.counts is not None:
         share = share_of(plan, layout)
         if way == "forward":  # whether all is kept is told apart by the caller
-            return ("packed", layout.batch, share, *forward_way(plan, layout, keep=False))
+            return ("packed", layout.batch, share, *forward_way(plan, layout))
         ways = takes_amx(plan, layout, way), walks_raw(plan, layout, way)
         return ("packed", layout.batch, share, layout.steps > 1, *ways)
     return (layout.steps, layout.batch, rows.batch_first, Team.threads())

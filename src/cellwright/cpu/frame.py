@@ -20,8 +20,8 @@ The struct (8-byte fields):
 13    memory for a table and planes of rows, or null; where it is there, the packed weights are
       planes too
 14    1 once a weight was found that has no planes
-15    memory for planes of the input's weights and of its rows, or null; where it is there, AMX
-      multiplies them ahead of the walk
+15    memory for planes of the input and more, or null; where it is there, AMX multiplies the input
+      by its weights ahead of the walk
 16    1 if weights are read as they lie though there is memory for packed ones; those of the input,
       multiplied ahead of the walk, are packed
 17    table of the call's addresses

@@ -5,7 +5,6 @@ from functools import partial
 
 from cellwright.cpu.amx.arrangement import arrange, stage_size
 from cellwright.cpu.amx.planes import PLANES
-from cellwright.cpu.amx.projection import input_program
 from cellwright.cpu.constants import emit_constants
 from cellwright.cpu.frame import REFUSED, Frame
 from cellwright.cpu.pack import PACK
@@ -26,9 +25,6 @@ def emit_prelude(frame: Frame) -> None:
     def planes() -> None:
         _pack_planes(frame, program.stages, frame.packed)
 
-    def given() -> None:
-        _pack_planes(frame, input_program(program).stages, frame.input_planes)
-
     def vectors() -> None:
         offset = 0
         for stage, depth in zip(program.stages, depths(program), strict=True):
@@ -37,7 +33,6 @@ def emit_prelude(frame: Frame) -> None:
 
     with s.builder.if_then(s.builder.not_(s.is_null(frame.packed))):
         frame.by_amx(planes, vectors)
-        frame.by_amx(given, lambda: None, ahead=True)
         once = s.builder.icmp_signed("==", frame.thread, s.index(0))
         s.when(once, lambda: emit_constants(frame))
     s.finish()

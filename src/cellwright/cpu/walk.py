@@ -7,7 +7,7 @@ from cellwright.cpu.amx.block import WalkProducts
 from cellwright.cpu.amx.projection import emit_amx_projection
 from cellwright.cpu.block import Block, emit_sweeps
 from cellwright.cpu.equations import Equations
-from cellwright.cpu.frame import INPUT_PLANES, REFUSED, SPLIT, Frame
+from cellwright.cpu.frame import REFUSED, SPLIT, Frame
 from cellwright.cpu.parts import depths, padded
 from cellwright.cpu.prelude import emit_prelude
 from cellwright.cpu.projection import emit_projection
@@ -41,8 +41,7 @@ def _emit_retry(s: Simd, prelude: ir.Function) -> None:
     struct, _ = s.function.args
 
     def retry() -> None:
-        for field in (SPLIT, INPUT_PLANES):
-            s.builder.store(s.index(0), s.builder.gep(struct, [s.index(field)], source_etype=I64))
+        s.builder.store(s.index(0), s.builder.gep(struct, [s.index(SPLIT)], source_etype=I64))
         s.builder.call(prelude, s.function.args)
 
     s.when(s.less(0, s.field(struct, REFUSED)), retry)

@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 from cellwright.cpu import jit
 from cellwright.cpu.amx.arrangement import group_size, plane_size, table_size
-from cellwright.cpu.amx.projection import projection_room
 from cellwright.cpu.amx.unit import AMX_ROWS
+from cellwright.cpu.amx.weight_panels import Room
 from cellwright.cpu.barrier import barrier_memory
 from cellwright.cpu.frame import (
     BARRIER,
-    INPUT_PLANES,
     PACKED,
     PLACES,
     RAW,
@@ -232,9 +231,11 @@ class Walk:
         all_groups = groups + more * (groups if share.by_units else 1)
         return self._plane_size, self._table_size + all_groups * self._group_size
 
-    def projection_room(self, share: Share) -> int:
+    def projection_room(self, layout: Layout, share: Share) -> int:
         """Return the elements of what AMX needs to multiply the input ahead of the walk."""
-        return projection_room(self.program, host().lanes(self._dtype), share.threads)
+        self._library.need_products()
+        rows = layout.rows if layout.counts is None else None  # other calls have others
+        return Room.of(self.program).size(rows, share.threads)
 
     def struct(
         self,
@@ -284,7 +285,7 @@ class Walk:
             self._team(self._prelude, address, threads, place)
             struct[THREADS] = threads  # the next team may come out larger
             if struct[REFUSED]:
-                struct[SPLIT] = struct[INPUT_PLANES] = 0
+                struct[SPLIT] = 0
                 self._team(self._prelude, address, threads, place)
                 struct[THREADS] = threads
         self._team(self._walk, address, threads, place)

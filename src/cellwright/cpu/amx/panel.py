@@ -11,23 +11,27 @@ tile is rounded 24 times for a panel's 128 depths. A walk's, which sums up all d
 rounded too often so.
 """
 
+from functools import partial
 from itertools import pairwise
+
+import llvmlite.ir as ir
 
 from cellwright.cpu.amx.lines import PANEL_LINES, PART, PARTS, TILE_PAGE
 from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, WEIGHT_PLANES, Unit
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
-__all__ = ["PANEL", "PANEL_SUMS", "emit_panel"]
+__all__ = ["PANEL", "PANEL_SUMS", "all_finite", "emit_panel"]
 
 PANEL_SUMS = PANEL_LINES * PANEL_LINES
 """The sums of two panels."""
 _COMING = PART[3:]
-PANEL = (POINTER, I64, POINTER, POINTER, I64, POINTER, I64, I64, I64, POINTER, *_COMING)
+PANEL = (POINTER, I64, POINTER, POINTER, I64, POINTER, I64, I64, I64, I64, POINTER, *_COMING)
 """Arguments of a panel: sums, whether to start from 0 (1) or to add (0), memory for
 ``2 * PANEL_SUMS``; planes of rows, the distance to the next panel's; planes of columns, the
-distance to the next panel's: one of the two is 0; how many panels that other side has, and blocks
-of depths all of them. The function that splits the panel that follows, or null, and its arguments
-from the table on."""
+distance to the next panel's: one of the two is 0; how many panels that other side has, whether it
+is columns, of which only the first half counts in the last panel (1), and blocks of depths all of
+them. The function that splits the panel that follows, or null, and its arguments from the table
+on."""
 
 _COLUMNS, _ROWS = (4, 5), (6, 7)
 """Tiles of operands."""
@@ -36,6 +40,23 @@ _TERMS = ((_A, _C), (None, _B), (_B, None), (None, _A), (_C, None), (_A, None))
 """Planes of columns and of rows: each term loads what the one before it does not have."""
 _BOUNDS = [-(-PARTS * n // len(_TERMS)) for n in range(len(_TERMS) + 1)]
 """Which parts of a split come before each of the terms."""
+
+
+def all_finite(s: Simd, sums: Value, size: Value) -> Value:
+    """Return whether the sums of panels are finite: 0 times any other is nan."""
+    each, zero = 4, s.constant(0.0)
+
+    def some(k: Value, found: list[Value]) -> list[Value]:
+        values = (s.load(sums, s.add(k, j * s.lanes)) for j in range(each))
+        return [s.fma(x, zero, nan) for x, nan in zip(values, found, strict=True)]
+
+    total, *others = s.loop(0, size, each * s.lanes, some, [zero] * each)
+    for other in others:
+        total = s.builder.fadd(total, other)
+    ordered = s.builder.fcmp_ordered("ord", total, zero)
+    every = ir.IntType(s.lanes)
+    bits = s.builder.bitcast(ordered, every)
+    return s.builder.icmp_signed("==", bits, ir.Constant(every, -1))
 
 
 def emit_panel(s: Simd) -> None:
@@ -47,9 +68,10 @@ def emit_panel(s: Simd) -> None:
 class _Panel:
     def __init__(self, s: Simd) -> None:
         self.s, self.unit, b = s, Unit(s), s.builder
-        self.sums, fresh, self.tiles, *sides, self.count, self.blocks = s.function.args[:9]
+        self.sums, fresh, self.tiles, *sides, self.count, half, self.blocks = s.function.args[:10]
         self.fresh, self.rows, self.columns = s.less(0, fresh), sides[:2], sides[2:]
-        self.split, *self.coming = s.function.args[9:]
+        self.half = s.less(0, half)
+        self.split, *self.coming = s.function.args[10:]
         # a share of each block's parts for each panel of the other side
         self.parts = b.select(s.is_null(self.split), s.index(0), s.index(PARTS))
         self.share = b.sdiv(s.sub(s.add(self.parts, self.count), 1), self.count)
@@ -83,16 +105,20 @@ class _Panel:
         for total in range(4):
             self.unit.zero(total)
 
-        def block(j: Value, _: list[Value]) -> None:
+        def block(tiles: tuple[int, ...], j: Value, _: list[Value]) -> None:
             at = s.mul(j, PLANE)
             for (of_columns, of_rows), bounds in zip(_TERMS, pairwise(_BOUNDS), strict=True):
                 start, stop = (s.min(high, s.add(low, n)) for n in bounds)
                 s.when(s.less(start, stop), lambda a=start, b=stop: self._split(j, a, b))  # type: ignore[misc]
-                self._load(s.at(columns, at), of_columns, _COLUMNS)
+                self._load(s.at(columns, at), of_columns, tiles)
                 self._load(s.at(rows, at), of_rows, _ROWS)
-                self._products()
+                self._products(tiles)
 
-        s.loop(0, self.blocks, 1, block)
+        half = s.builder.and_(self.half, s.less(self.count, s.add(p, 2)))
+        with s.builder.if_else(half) as (then, otherwise):
+            for branch, tiles in ((then, _COLUMNS[:1]), (otherwise, _COLUMNS)):
+                with branch:
+                    s.loop(0, self.blocks, 1, partial(block, tiles))
         for g in range(2):
             for n in range(2):
                 place = s.at(out, g * AMX_ROWS * PANEL_LINES + n * AMX_ROWS)
@@ -106,14 +132,14 @@ class _Panel:
         args = [start, stop, s.mul(block, AMX_DEPTH), *side, s.at(target, s.mul(block, PLANE))]
         s.call_pointer(self.split, PART, args)
 
-    def _load(self, block: Value, plane: int | None, tiles: tuple[int, int]) -> None:
+    def _load(self, block: Value, plane: int | None, tiles: tuple[int, ...]) -> None:
         if plane is not None:
             for n, tile in enumerate(tiles):
                 self.unit.load(tile, self.s.at(block, (2 * plane + n) * TILE_PAGE))
 
-    def _products(self) -> None:
+    def _products(self, tiles: tuple[int, ...]) -> None:
         for g, rows in enumerate(_ROWS):
-            for n, columns in enumerate(_COLUMNS):
+            for n, columns in enumerate(tiles):
                 self.unit.multiply(2 * g + n, rows, columns)
 
     def _add(self, p: Value) -> None:

@@ -18,7 +18,7 @@ from functools import partial
 import llvmlite.ir as ir
 
 from cellwright.cpu.amx.lines import HALVES, PANEL_DEPTH, PANEL_LINES, PANEL_SIZE, PART, PARTS
-from cellwright.cpu.amx.panel import PANEL, PANEL_SUMS
+from cellwright.cpu.amx.panel import PANEL, PANEL_SUMS, all_finite
 from cellwright.cpu.amx.planes import flushing
 from cellwright.cpu.amx.unit import AMX_DEPTH, PLANE
 from cellwright.cpu.functions import Functions
@@ -101,7 +101,10 @@ def _up(s: Simd, size: Value, unit: int) -> Value:
 
 @dataclass
 class _Chunk:
-    """Rows and columns: the first of each, how many; panels of columns, of the other B, of both."""
+    """Rows and columns: the first of each, how many; panels of columns, of the other B, of both.
+
+    ``half``: whether the unit takes them as columns, and half of the last panel is empty.
+    """
 
     row: Value
     rows: Value
@@ -110,6 +113,7 @@ class _Chunk:
     own: Value
     others: Value
     panels: Value
+    half: Value
 
 
 class AmxChunks:
@@ -160,7 +164,11 @@ class AmxChunks:
         own, others = (self._panels(columns) for columns in (width, self.other.columns))
         others = s.builder.select(self.joined, others, s.index(0))
         bounds = row, s.sub(row_stop, row), column, width
-        self.chunk = _Chunk(*bounds, own, others, s.add(own, others))
+        last = s.builder.select(self.joined, self.other.columns, width)
+        filled = s.builder.and_(s.sub(last, 1), s.index(PANEL_LINES - 1))
+        half = self._swap(s.less(filled, PANEL_LINES // 2), ir.Constant(ir.IntType(1), 0))
+        half = s.builder.zext(half, I64)
+        self.chunk = _Chunk(*bounds, own, others, s.add(own, others), half)
         flushing(s, self._sum, self.tables.control)
         finite = self._finite()
         s.when(finite, self._write)
@@ -253,7 +261,7 @@ class AmxChunks:
         rows = [swap(x, y) for x, y in zip(*sides, strict=True)]
         columns = [swap(y, x) for x, y in zip(*sides, strict=True)]
         sums = s.at(self.sums, self._before(r)), fresh, self.tiles
-        args = [*sums, *rows, *columns, chunk.panels, blocks]
+        args = [*sums, *rows, *columns, chunk.panels, chunk.half, blocks]
         args += [split, *self._rows_side(following, depth), then]
         self.functions.call("panel", PANEL, args)
 
@@ -311,23 +319,9 @@ class AmxChunks:
         s.loop(0, blocks, 1, block)
 
     def _finite(self) -> Value:
-        """Return whether all sums are finite: 0 times any other is nan."""
-        s, each, chunk = self.s, 4, self.chunk
-        size = self._before(_up(s, chunk.rows, PANEL_LINES))
-
-        def some(k: Value, found: list[Value]) -> list[Value]:
-            zero = s.constant(0.0)
-            sums = (s.load(self.sums, s.add(k, j * s.lanes)) for j in range(each))
-            return [s.fma(x, zero, nan) for x, nan in zip(sums, found, strict=True)]
-
-        found = s.loop(0, size, each * s.lanes, some, [s.constant(0.0)] * each)
-        total = found[0]
-        for other in found[1:]:
-            total = s.builder.fadd(total, other)
-        ordered = s.builder.fcmp_ordered("ord", total, s.constant(0.0))
-        every = ir.IntType(s.lanes)
-        bits = s.builder.bitcast(ordered, every)
-        return s.builder.icmp_signed("==", bits, ir.Constant(every, -1))
+        """Return whether all sums are finite."""
+        size = self._before(_up(self.s, self.chunk.rows, PANEL_LINES))
+        return all_finite(self.s, self.sums, size)
 
     def _write(self) -> None:
         """Write the sums, turned where the unit took rows as columns."""

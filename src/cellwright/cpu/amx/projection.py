@@ -1,114 +1,219 @@
 """The products with the input of all steps, ahead of a walk, by AMX.
 
-Steps take the place of rows. Beyond speed, that leaves the walk a faster clock: with many float32
-multiply-adds at once Intel's processors run slower, and for a millisecond after them.
+Beyond speed, that leaves the walk a faster clock: with many float32 multiply-adds at once Intel's
+processors run slower, and for a millisecond after them.
+
+They go panel by panel, as products after a walk do (``cellwright.cpu.amx.panel``). Weights are the
+larger side, so the unit takes them as rows, which are split on the way: once for as many steps as
+have their planes, as columns, in a core's own cache. Results are turned as they are written. Where
+some are not finite, dots take the place of the unit, as splitting has no eye for infinity and nan.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 
-from cellwright.cpu.amx.arrangement import group_size, plane_size, stage_size, table_size
-from cellwright.cpu.amx.block import AmxProducts
-from cellwright.cpu.amx.planes import weight_size
-from cellwright.cpu.amx.unit import AMX_ROWS, ROW_PLANES
+import llvmlite.ir as ir
+
+from cellwright.cpu.amx.lines import PANEL_LINES, PANEL_SIZE, PART, PARTS
+from cellwright.cpu.amx.panel import PANEL, PANEL_SUMS, all_finite
+from cellwright.cpu.amx.planes import flushing
+from cellwright.cpu.amx.unit import AMX_DEPTH, PLANE
+from cellwright.cpu.amx.weight_panels import Room, WeightPanels, put_field
+from cellwright.cpu.dot import DOT
 from cellwright.cpu.frame import Frame
-from cellwright.cpu.projection import put_products
-from cellwright.cpu.simd import Value
-from cellwright.graph.schedule import Program, Stage
+from cellwright.cpu.pack import TRANSPOSE, transposed
+from cellwright.cpu.simd import I32, I64, POINTER, Value
+from cellwright.cpu.tile import groups
 
-__all__ = ["emit_amx_projection", "input_program", "projection_room"]
-
-_TWO = 2 * AMX_ROWS
-_BYTES = 1 << 18
-"""Bytes of planes of rows that are made at once: each block of weights is read for all of them."""
-
-
-def input_program(program: Program) -> Program:
-    """Return a program that has its products with the input alone."""
-    parts = ((stage, tuple(p for p in stage.products if p.given)) for stage in program.stages)
-    return replace(program, stages=tuple(replace(stage, products=part) for stage, part in parts))
-
-
-def _steps(stage: Stage) -> int:
-    """Return how many steps are split at once."""
-    depth = max((p.depth for p in stage.products), default=1)
-    return max(1, _BYTES // (2 * ROW_PLANES * depth * _TWO)) * _TWO
-
-
-def _thread_size(stages: Sequence[Stage]) -> int:
-    """Return the elements of a thread's table, and of the planes of the steps split at once."""
-    rows = (_steps(stage) // AMX_ROWS * group_size([stage]) for stage in stages)
-    return table_size(stages) + max(rows, default=0)
-
-
-def projection_room(program: Program, lanes: int, threads: int) -> int:
-    """Return the elements of the planes of the input's weights, and of each thread's rows."""
-    part = input_program(program)
-    return plane_size(part, lanes) + threads * _thread_size(part.stages)
+__all__ = ["emit_amx_projection"]
 
 
 def emit_amx_projection(frame: Frame) -> None:
-    """Emit the products with the input of this thread's rows, into ``gx``."""
+    """Emit the products with the input of this thread's rows, or units, into ``gx``."""
+    frame.functions.call("setup", (), ())
     _Projection(frame).emit()
+    frame.functions.call("release", (), ())
 
 
-class _Projection(AmxProducts):
+class _Projection:
     def __init__(self, frame: Frame) -> None:
-        s, part = frame.s, input_program(frame.program)
-        before = s.add(s.mul(frame.thread, _thread_size(part.stages)), plane_size(part, s.lanes))
-        memory = s.at(frame.input_planes, before)
-        planes = s.at(memory, table_size(part.stages))
-        super().__init__(frame, part.stages, memory, planes)
+        s = self.s = frame.s
+        self.frame, self.functions = frame, frame.functions
+        room = self.room = Room.of(frame.program)
+        self.low, high, steps = frame.ahead_of_steps()
+        self.rows = s.sub(high, self.low)
+        self.count = s.mul(steps, self.rows)  # all rows of all steps
+        most = s.min(self._panels(self.count), room.at_once)
+        fixed, each = (sum(room.parts(n)) for n in (0, 1))
+        at = s.at(frame.input_planes, s.mul(frame.thread, s.add(s.mul(most, each - fixed), fixed)))
+        places = []
+        for size, more in zip(room.parts(0), room.parts(1), strict=True):
+            places.append(at)
+            at = s.at(at, s.add(s.mul(most, more - size), size))
+        self.planes, self.split, self.sums, self.tiles, self.turned, *tables = places
+        self.x_rows, self.gx_rows, self.depths, self.told, table = tables
+        self.lists, self.weights = (
+            {"x": self.x_rows, "gx": self.gx_rows},
+            WeightPanels(frame, table),
+        )
+        self.control = s.reserve(I32, 2)
+
+    def _panels(self, steps: Value) -> Value:
+        s = self.s
+        return s.builder.sdiv(s.add(steps, PANEL_LINES - 1), s.index(PANEL_LINES))
 
     def emit(self) -> None:
-        self.start()
-        offset = 0
-        for stage in self.arrangements:
-            if stage.products:
-                self._stage(stage, offset)
-            offset += stage_size(stage, self.s.lanes)
-        self.stop()
+        """Emit the table of depths, then the products of some rows after others."""
+        s, size = self.s, self.room.at_once * PANEL_LINES
 
-    def _stage(self, stage: Stage, offset: int) -> None:
-        """Emit a stage's, whose planes of weights start at ``offset``."""
-        s, frame = self.s, self.frame
+        def depth(k: Value, _: list[Value]) -> None:
+            """List where a depth is, once it is turned; the last stands for those in excess."""
+            line = s.mul(s.min(k, self.room.depth - 1), PANEL_LINES)
+            put_field(s, s.at(self.turned, line), self.depths, k)
 
-        def row(r: Value, _: list[Value]) -> None:
-            s.loop(0, frame.steps, _steps(stage), lambda t, _: self._chunk(stage, offset, r, t))
+        s.loop(0, self.room.lines, 1, depth)
+        s.loop(0, self.count, size, lambda n, _: self._some(n, s.min(s.sub(self.count, n), size)))
 
-        s.loop(frame.low, frame.high, 1, row)
+    def _list_rows(self, first: Value, count: Value) -> None:
+        """List where rows of x and of ``gx`` are: those of a step, then those of the next one."""
+        s, b = self.s, self.s.builder
+        sides = [(*self.frame.buffers[name], table) for name, table in self.lists.items()]
 
-    def _chunk(self, stage: Stage, offset: int, r: Value, t: Value) -> None:
-        """Multiply the input of a batch row, from step ``t`` on."""
-        s, frame = self.s, self.frame
-        x, x_step, x_row = frame.buffers["x"]
-        source = s.at(x, s.mul(r, x_row))
-        size = s.min(s.sub(frame.steps, t), _steps(stage))
-        (vector,) = self.arrangements[stage].vectors
+        def row(n: Value, _: list[Value]) -> None:
+            number = s.add(first, n)
+            t, r = b.udiv(number, self.rows), s.add(self.low, b.urem(number, self.rows))
+            for base, step, apart, table in sides:
+                place = s.at(base, s.add(s.mul(t, step), s.mul(r, apart)))
+                put_field(s, place, table, n)
 
-        def some(k: Value, _: list[Value]) -> None:
-            first = s.add(t, k)
-            count = s.min(s.sub(size, k), _TWO)
-            rows = k, count
-            self.split_rows(
-                stage, vector, rows, lambda j: s.at(source, s.mul(s.add(first, j), x_step))
-            )
+        s.loop(0, count, 1, row)
 
-        s.loop(0, size, _TWO, some)
-        whole = weight_size(self.arrangements[stage].weight_blocks, 1) // s.lanes
-        columns = tuple(stage.columns[k] for k in self.arrangements[stage].filled)
+    def _some(self, first: Value, count: Value) -> None:
+        """Multiply some rows with all weights."""
+        s, panels = self.s, self._panels(count)
+        self._list_rows(first, count)
 
-        def block(u: Value, vectors: int, valid: int) -> None:
-            weights = s.at(frame.input_planes, s.add(s.mul(u, whole), offset))
-            stride = len(columns) * vectors * s.lanes
+        def splits() -> None:
+            s.loop(0, panels, 1, lambda p, _: self._split_rows(p, count, panels))
+            self._split_first()
 
-            def multiply(k: Value, _: list[Value]) -> None:
-                count = s.min(s.sub(size, k), _TWO)
-                results = frame.tiles, stride
-                self.multiply_rows(stage, weights, vectors, (k, count), results)
-                steps = r, s.add(t, k), count
-                put_products(frame, columns, (u, vectors, valid), steps, stride, first=True)
+        def lines(e: Value, _: list[Value]) -> None:
+            products = partial(self._products, e, count)
+            flushing(s, lambda: s.loop(0, self.room.groups, 1, products), self.control)
+            infinite = s.builder.not_(all_finite(s, self.sums, s.mul(panels, PANEL_SUMS)))
+            s.when(infinite, lambda: self._dots(e, count))
+            self._write(e, count)
 
-            s.loop(0, size, _TWO, multiply)
+        flushing(s, splits, self.control)
+        s.loop(0, self.weights.count, 1, lines)
 
-        frame.blocks(stage.units, block)
+    def _split_rows(self, p: Value, count: Value, panels: Value) -> None:
+        """Turn a panel of rows, and split it."""
+        s, room, done = self.s, self.room, self.s.mul(p, PANEL_LINES)
+        rows = s.min(s.sub(count, done), PANEL_LINES)
+        table = s.builder.gep(self.x_rows, [done], source_etype=I64)
+        last = s.sub(rows, 1)
+
+        def lines(n: Value, _: list[Value]) -> None:
+            numbers = [s.min(s.add(n, j), last) for j in range(s.lanes)]
+            lines = [s.field(table, number, POINTER) for number in numbers]
+
+            def square(k: Value, mask: Value) -> None:
+                """Turn a square; what is beyond the last depth goes where nobody reads."""
+                for j, value in enumerate(transposed(s, [s.load(x, k, mask) for x in lines])):
+                    s.store(value, s.at(self.turned, n), s.mul(s.add(k, j), PANEL_LINES))
+
+            s.vectors(s.index(room.depth), square)
+
+        def group(g: Value, _: list[Value]) -> None:
+            planes = s.at(self.planes, s.mul(s.add(s.mul(g, panels), p), PANEL_SIZE))
+            depths = s.builder.gep(self.depths, [s.mul(g, room.group)], source_etype=I64)
+            self._split_all("lines", [depths, *map(s.index, (0, 0)), rows, s.index(1)], planes)
+
+        s.loop(0, rows, s.lanes, lines)
+        s.loop(0, room.groups, 1, group)
+
+    def _split_first(self) -> None:
+        """Split the first group of depths of the first panel of weights."""
+        self._split_all("rows", self._side(self.s.index(0), self.s.index(0)), self.split)
+
+    def _split_all(self, name: str, side: list[Value], planes: Value) -> None:
+        """Split all blocks of a panel; ``side``: arguments from the table on."""
+        s = self.s
+
+        def block(j: Value, _: list[Value]) -> None:
+            parts = s.index(0), s.index(PARTS), s.mul(j, AMX_DEPTH)
+            self.functions.call(name, PART, [*parts, *side, s.at(planes, s.mul(j, PLANE))])
+
+        s.loop(0, self.room.blocks, 1, block)
+
+    def _side(self, e: Value, g: Value) -> list[Value]:
+        """Return what a split is told of a group of depths of a panel of weights."""
+        s, weights, done = self.s, self.weights, self.s.mul(g, self.room.group)
+        put_field(s, s.at(weights.address(e), done), self.told, s.index(0))
+        depth = s.min(s.sub(self.room.depth, done), self.room.group)
+        return [self.told, depth, s.index(0), weights.lines(e), weights.stride(e)]
+
+    def _products(self, e: Value, count: Value, g: Value, _: list[Value]) -> None:
+        """Multiply a group of depths of a panel of weights with some rows, and split the next."""
+        s, b, room = self.s, self.s.builder, self.room
+        odd = b.and_(s.add(s.mul(e, room.groups), g), s.index(1))
+        now, then = (s.at(self.split, s.mul(x, PANEL_SIZE)) for x in (odd, s.sub(1, odd)))
+        again = s.less(s.add(g, 1), room.groups)
+        next_e, next_g = b.select(again, e, s.add(e, 1)), b.select(again, s.add(g, 1), s.index(0))
+        due = s.less(next_e, self.weights.count)
+        split = b.select(due, self.functions.pointer("rows"), ir.Constant(POINTER, None))
+        side = self._side(b.select(due, next_e, e), next_g)
+        rows = s.at(self.planes, s.mul(s.mul(g, self._panels(count)), PANEL_SIZE))
+        fresh = b.zext(s.less(g, 1), I64)
+        args = [self.sums, fresh, self.tiles, now, s.index(0), rows, s.index(PANEL_SIZE)]
+        filled = b.and_(s.sub(count, 1), s.index(PANEL_LINES - 1))
+        half = b.zext(s.less(filled, PANEL_LINES // 2), I64)
+        args += [self._panels(count), half, s.index(room.blocks), split, *side, then]
+        self.functions.call("panel", PANEL, args)
+
+    def _dots(self, e: Value, count: Value) -> None:
+        """Multiply all rows with a panel of weights as they lie, by vectors."""
+        s, width = self.s, self.s.index(PANEL_LINES)
+        weights, lines = self.weights, self.weights.lines(e)
+
+        def some(n: Value, j: Value, size: Value) -> None:
+            rows = s.builder.gep(self.x_rows, [s.add(n, j)], source_etype=I64)
+            args = [s.at(self.tiles, s.mul(j, width)), width, width, rows, weights.address(e)]
+            args += [weights.stride(e), s.index(0), s.index(self.room.depth), lines]
+            number = self.functions.number("dot_1", s.sub(size, 1))
+            self.functions.call(number, DOT, [*args, *map(s.index, (1, 1, 0))])
+
+        def panel(n: Value, _: list[Value]) -> None:
+            rows = s.min(s.sub(count, n), PANEL_LINES)
+            groups(s, rows, s.target.dot_rows, partial(some, n))
+            sums = s.at(self.sums, s.mul(n, PANEL_SUMS // PANEL_LINES))
+            args = [self.tiles, width, rows, lines, sums, width]
+            self.functions.call("transpose", TRANSPOSE, args)
+
+        s.loop(0, count, PANEL_LINES, panel)
+
+    def _write(self, e: Value, count: Value) -> None:
+        """Turn the results of a panel of weights, a square at a time, and write them."""
+        s, b = self.s, self.s.builder
+
+        def some(n: Value, _: list[Value]) -> None:
+            start = s.mul(b.and_(n, s.index(-PANEL_LINES)), PANEL_SUMS // PANEL_LINES)
+            sums = s.at(self.sums, s.add(start, b.and_(n, s.index(PANEL_LINES - 1))))
+            places = b.gep(self.gx_rows, [n], source_etype=I64)
+            square = partial(self._square, e, sums, places, s.sub(count, n))
+            s.loop(0, self.weights.lines(e), s.lanes, square)
+
+        s.loop(0, count, s.lanes, some)
+
+    def _square(
+        self, e: Value, sums: Value, places: Value, rows: Value, u: Value, _: list[Value]
+    ) -> None:
+        """Write what a vector of weights gives with 16 rows, of which so many exist."""
+        s, weights = self.s, self.weights
+        lines = [s.load(sums, s.mul(s.add(u, j), PANEL_LINES)) for j in range(s.lanes)]
+        mask = s.dynamic_mask(s.sub(weights.lines(e), u))
+        biases, column = weights.biases(e, u, mask), s.add(weights.column(e), u)
+        for j, value in enumerate(transposed(s, lines)):
+            with s.builder.if_then(s.less(j, rows)):
+                place = s.at(s.field(places, j, POINTER), column)
+                s.store(s.builder.fadd(biases, value), place, 0, mask)
