@@ -95,12 +95,12 @@ def test_threads(name, form):
     case = make(CELLS[name], 330, 17, **BY_UNITS.get(form, {"batch": 2, "steps": 20}))
     if form not in BY_UNITS:
         case.weights[0].tensors[0][5, 3] = torch.inf
-    agree_on_two_threads(case)
+    agree_on_threads(case)
 
 
-def agree_on_two_threads(case):
+def agree_on_threads(case, threads=2):
     try:
-        torch.set_num_threads(2)
+        torch.set_num_threads(threads)
         with torch.no_grad():
             found = results(case)
     finally:
@@ -110,6 +110,14 @@ def agree_on_two_threads(case):
     for n, right in expected.items():
         assert torch.equal(found[n].isnan(), right.isnan()), n
         assert_close(found[n].nan_to_num(), right.to(torch.float32).nan_to_num(), n)
+
+
+def test_threads_with_more_rows_than_others():
+    """Each has memory of its own, wherever that of the others ends."""
+    for batch_first in (False, True):
+        case = make(lstm, 100, 40, steps=90, batch=10, batch_first=batch_first)
+        for _ in range(5):
+            agree_on_threads(case, threads=4)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "two_stages"])
@@ -122,7 +130,7 @@ def test_threads_that_share_rows(name):
     finally:
         torch.set_num_threads(1)
     for _ in range(5):
-        agree_on_two_threads(case)
+        agree_on_threads(case)
 
 
 def test_layers_choose(monkeypatch):

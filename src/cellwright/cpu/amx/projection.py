@@ -4,9 +4,10 @@ Beyond speed, that leaves the walk a faster clock: with many float32 multiply-ad
 processors run slower, and for a millisecond after them.
 
 They go panel by panel, as products after a walk do (``cellwright.cpu.amx.panel``). Weights are the
-larger side, so the unit takes them as rows, which are split on the way: once for as many steps as
-have their planes, as columns, in a core's own cache. Results are turned as they are written. Where
-some are not finite, dots take the place of the unit, as splitting has no eye for infinity and nan.
+larger side, so the unit takes them as rows, which are split on the way: once for as many rows of
+the input as have their planes, as columns, in a core's own cache. Results are turned as they are
+written. Where some are not finite, dots take the place of the unit, as splitting has no eye for
+infinity and nan.
 """
 
 from functools import partial
@@ -42,7 +43,9 @@ class _Projection:
         self.low, high, steps = frame.ahead_of_steps()
         self.rows = s.sub(high, self.low)
         self.count = s.mul(steps, self.rows)  # all rows of all steps
-        most = s.min(self._panels(self.count), room.at_once)
+        every = s.builder.select(s.is_null(frame.counts), frame.batch, s.index(1))
+        # as much room for each thread as if all rows were its own
+        most = s.min(self._panels(s.mul(steps, every)), room.at_once)
         fixed, each = (sum(room.parts(n)) for n in (0, 1))
         at = s.at(frame.input_planes, s.mul(frame.thread, s.add(s.mul(most, each - fixed), fixed)))
         places = []
@@ -51,15 +54,14 @@ class _Projection:
             at = s.at(at, s.add(s.mul(most, more - size), size))
         self.planes, self.split, self.sums, self.tiles, self.turned, *tables = places
         self.x_rows, self.gx_rows, self.depths, self.told, table = tables
-        self.lists, self.weights = (
-            {"x": self.x_rows, "gx": self.gx_rows},
-            WeightPanels(frame, table),
-        )
+        self.lists = {"x": self.x_rows, "gx": self.gx_rows}
+        self.weights = WeightPanels(frame, table)
         self.control = s.reserve(I32, 2)
 
-    def _panels(self, steps: Value) -> Value:
+    def _panels(self, rows: Value) -> Value:
+        """Return how many panels so many rows of the input fill."""
         s = self.s
-        return s.builder.sdiv(s.add(steps, PANEL_LINES - 1), s.index(PANEL_LINES))
+        return s.builder.sdiv(s.add(rows, PANEL_LINES - 1), s.index(PANEL_LINES))
 
     def emit(self) -> None:
         """Emit the table of depths, then the products of some rows after others."""
