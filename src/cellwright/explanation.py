@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from cellwright.autograd.obstacle import obstacle
-from cellwright.autograd.operation import plan_for
+from cellwright.autograd.obstacle import HALVES, obstacle
+from cellwright.autograd.operation import of_one_dtype, plan_for, widened
 from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.choice import ForwardWay, forward_way, share_of
 from cellwright.cpu.rates import amx_rate, matrix_rate, read_rate
@@ -138,7 +138,9 @@ def _sequence(recurrent: Recurrent, given: Tensor | PackedSequence) -> tuple[Ten
 
 def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> LayerExplanation:
     weights = recurrent._weights(number)
-    cause = obstacle(x, weights) or ""
+    cause, dtype = obstacle(x, weights) or "", x.dtype
+    if not cause and dtype in HALVES and of_one_dtype(x, weights):
+        x, weights = x.float(), widened(weights)
     if not cause:
         try:
             host()
@@ -147,15 +149,18 @@ def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> Laye
             cause = str(error)
         else:
             if plan is not None:
-                return _kernel(plan, number, layout, len(weights))
+                return _kernel(plan, number, layout, len(weights), dtype)
     cause = cause or "the parameters do not fit the input"
     return LayerExplanation(number, "interpreter", cause, (0, 0), 1, False, "", "", 0, 0, 0.0)
 
 
-def _kernel(plan: "Plan", number: int, layout: Layout, directions: int) -> LayerExplanation:
+def _kernel(
+    plan: "Plan", number: int, layout: Layout, directions: int, dtype: torch.dtype
+) -> LayerExplanation:
     target, share = host(), share_of(plan, layout)
     way = forward_way(plan, layout)
     level = "amx" if way.amx else target.vector_name
+    numbers = f"{plan.dtype} for {dtype}".replace("torch.", "") if dtype in HALVES else plan.dtype
     once = plan.input_work * plan.item if way.ahead else 0
     weights = plan.amx_need["forward"].planes if way.amx else plan.work * plan.item
     operations = 2 * layout.rows * plan.work * directions
@@ -171,7 +176,7 @@ def _kernel(plan: "Plan", number: int, layout: Layout, directions: int) -> Layer
     rate = read_rate(max(_SMALLEST, weights - once)) * (share.threads if share.by_units else 1)
     return LayerExplanation(
         layer=number,
-        kernel=f"{plan.cell.name}_forward ({level}, {plan.dtype})",
+        kernel=f"{plan.cell.name}_forward ({level}, {numbers})",
         cause="",
         tile=(2 * AMX_ROWS, 2 * AMX_ROWS) if way.amx else (target.rows, target.block(plan.dtype)),
         threads=share.threads,

@@ -175,20 +175,49 @@ def test_conversion_of_dtype(kind):
         assert_close(found, copy.deepcopy(theirs).double()(x.double())[0])
 
 
-@pytest.mark.filterwarnings("ignore::cellwright.errors.InterpreterWarning")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(kind, dtype):
     ours, theirs = (make(3, 5, 2) for make in classes(kind))
     theirs.load_state_dict(ours.to(dtype).state_dict())
-    theirs.to(dtype)
-    x = torch.randn(4, 2, 3, dtype=dtype)
-    out, final = ours(x)
-    assert out.dtype == dtype
-    assert all(s.dtype == dtype for s in (final if isinstance(final, tuple) else (final,)))
+    theirs.double()
+    values, cotangent = torch.randn(4, 2, 3, dtype=dtype), torch.randn(4, 2, 5, dtype=dtype)
     # torch's own kernels round elsewhere, and not alike on every machine: float64 is the judge
-    exact = theirs.double()(x.double())[0]
-    torch.testing.assert_close(out.double(), exact, rtol=0, atol=4 * torch.finfo(dtype).eps)
+    eps = torch.finfo(dtype).eps
+    for _ in range(3):  # a third call could take another way
+        found = []
+        for module, number in ((ours, dtype), (theirs, torch.float64)):
+            module.zero_grad()
+            x = values.to(number, copy=True).requires_grad_()
+            out, final = module(x)
+            finals = final if isinstance(final, tuple) else (final,)
+            out.backward(cotangent.to(number))
+            gradients = [x.grad, *(p.grad for p in module.parameters())]
+            assert {t.dtype for t in (out, *finals, *gradients)} == {number}
+            found.append([out, *finals, *gradients])
+        for mine, exact in zip(*found, strict=True):
+            size = max(1.0, exact.abs().max().item())
+            torch.testing.assert_close(mine.double(), exact, rtol=0, atol=2 * eps * size)
+
+
+@pytest.mark.parametrize("form", ["states", "packed", "projected", "both ways"])
+def test_forms_of_half_precision(form):
+    """All of them, as float32 rounded."""
+    options = {"projected": {"proj_size": 2}, "both ways": {"bidirectional": True}}.get(form, {})
+    half = nn.LSTM(3, 5, dtype=torch.bfloat16, **options)
+    single = copy.deepcopy(half).float()
+    x, hx = torch.randn(4, 2, 3, dtype=torch.bfloat16), None
+    if form == "states":
+        hx = tuple(torch.randn(1, 2, 5, dtype=torch.bfloat16) for _ in range(2))
+    found = []
+    for module, dtype in ((half, torch.bfloat16), (single, torch.float32)):
+        given = x.to(dtype)
+        if form == "packed":
+            given = torch.nn.utils.rnn.pack_padded_sequence(given, torch.tensor([4, 2]))
+        out, finals = module(given, None if hx is None else tuple(t.to(dtype) for t in hx))
+        found.append([out.data if form == "packed" else out, *finals])
+    for ours, right in zip(*found, strict=True):
+        assert torch.equal(ours, right.bfloat16())
 
 
 @pytest.mark.filterwarnings("ignore::cellwright.errors.InterpreterWarning")

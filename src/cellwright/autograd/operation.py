@@ -14,7 +14,7 @@ from cellwright.autograd.gradient import (
     warn,
     without_gaps,
 )
-from cellwright.autograd.obstacle import DTYPE_NAMES, obstacle
+from cellwright.autograd.obstacle import DTYPE_NAMES, HALVES, obstacle
 from cellwright.cpu.forward import forward_call
 from cellwright.cpu.plan import Plan, Rows, plan_of
 from cellwright.cpu.walks import Layout, dense, packed
@@ -22,7 +22,7 @@ from cellwright.errors import CompileError
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights, interpret_layer
 
-__all__ = ["Differentiable", "apply", "plan_for", "run_layer"]
+__all__ = ["Differentiable", "apply", "of_one_dtype", "plan_for", "run_layer", "widened"]
 
 
 def run_layer(
@@ -36,9 +36,15 @@ def run_layer(
     """Run a layer over a sequence, in D directions, compiled where that is possible.
 
     Takes and returns what :func:`cellwright.graph.interpret.interpret_layer` does; where no kernel
-    can do the work, that does it, with one warning that names the cause.
+    can do the work, that does it, with one warning that names the cause. In half precision, kernels
+    work in float32, and the results are rounded.
     """
     cause = obstacle(x, weights, states or ())
+    if cause is None and x.dtype in HALVES and of_one_dtype(x, weights, states or ()):
+        wide = [t.float() for t in (x, *(states or ()))]
+        own = None if states is None else wide[1:]
+        out, finals = run_layer(cell, wide[0], own, widened(weights), batch_sizes, hidden_size)
+        return out.to(x.dtype), tuple(final.to(x.dtype) for final in finals)
     if cause is None:
         try:
             plan = plan_for(cell, x, weights, hidden_size)
@@ -53,12 +59,24 @@ def run_layer(
     return result
 
 
+def of_one_dtype(x: Tensor, weights: Sequence[Weights], states: Sequence[Tensor] = ()) -> bool:
+    """Whether all that goes in has the dtype of the input."""
+    return all(t.dtype is x.dtype for t in (*states, *(t for w in weights for t in w.tensors)))
+
+
+def widened(weights: Sequence[Weights]) -> list[Weights]:
+    """Return parameters in float32."""
+    return [Weights(w.form, [t.float() for t in w.tensors]) for w in weights]
+
+
 def plan_for(cell: Cell, x: Tensor, weights: Sequence[Weights], hidden_size: int) -> Plan | None:
     """Return the plan of a layer, or None if its parameters do not fit the input.
 
     A kernel reads memory by address, so nothing that does not fit may ever reach it.
     """
     dtype, first = x.dtype, weights[0]
+    if dtype not in DTYPE_NAMES:
+        return None
     outputs = first.output_size(hidden_size)
     biased = bool(first.form.biases)
     plan = plan_of(cell, x.shape[-1], hidden_size, outputs, DTYPE_NAMES[dtype], biased)

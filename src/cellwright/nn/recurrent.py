@@ -305,13 +305,19 @@ class Recurrent(Module):
         batch_sizes: list[int] | None,
         *,
         asked: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run all layers over x (L, N, H_in), or packed (sum, H_in).
 
-        ``asked``: the one layer is known not to be ready for a call like this one.
+        Args:
+            x: the input.
+            states: the initial states.
+            batch_sizes: of a packed sequence.
+            asked: the one layer is known not to be ready for a call like this one.
+            dtype: what the parameters are cast to, if they are.
         """
         if self.num_layers == 1:
-            return self._run_layer(0, x, states, batch_sizes, asked)
+            return self._run_layer(0, x, states, batch_sizes, asked, dtype)
         parts = [state.chunk(self.num_layers) for state in states or ()]
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
@@ -319,7 +325,7 @@ class Recurrent(Module):
                 # masks are drawn in the order of memory: time first gives the masks of torch
                 x = dropout(x.contiguous(), self.dropout, training=True)
             own = None if states is None else [part[layer] for part in parts]
-            x, final = self._run_layer(layer, x, own, batch_sizes, False)
+            x, final = self._run_layer(layer, x, own, batch_sizes, False, dtype)
             finals.append(final)
         return x, tuple(torch.cat(layers) for layers in zip(*finals, strict=True))
 
@@ -330,14 +336,17 @@ class Recurrent(Module):
         states: Sequence[Tensor] | None,
         batch_sizes: list[int] | None,
         asked: bool,
+        dtype: torch.dtype | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run a layer, the short way where one of the last calls was like this one."""
-        dense = batch_sizes is None and not is_compiling()
+        dense = batch_sizes is None and dtype is None and not is_compiling()
         if dense and not asked:
             done = self._again(layer, x, states or ())
             if done is not None:
                 return done
         weights = self._weights(layer)
+        if dtype is not None:
+            weights = [Weights(w.form, [t.to(dtype) for t in w.tensors]) for w in weights]
         cell, units = self._whole_cell, self.hidden_size
         made = operation.run_layer(cell, x, states, weights, batch_sizes, units)
         if dense:

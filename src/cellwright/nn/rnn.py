@@ -27,14 +27,18 @@ class _Bundled(Recurrent):
         batch_sizes: list[int] | None,
         *,
         asked: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         device = x.device.type
         packed = batch_sizes is not None
         if self._is_lowered(device, packed) and torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            x = _lowered(x, dtype)
-            states = None if states is None else [_lowered(state, dtype) for state in states]
-        return super()._run(x, states, batch_sizes, asked=asked)
+            lower = torch.get_autocast_dtype(device)
+            x = _lowered(x, lower)
+            states = None if states is None else [_lowered(state, lower) for state in states]
+            if all(t.dtype is lower for t in (x, *(states or ()))):
+                with torch.autocast(device, enabled=False):
+                    return super()._run(x, states, batch_sizes, asked=asked, dtype=lower)
+        return super()._run(x, states, batch_sizes, asked=asked, dtype=dtype)
 
     def _is_lowered(self, device: str, packed: bool) -> bool:
         """Whether autocast lowers the whole call, and not each operation that torch makes of it."""
