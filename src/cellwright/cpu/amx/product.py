@@ -33,9 +33,11 @@ _COLUMNS, _SUMS = 256, 1 << 17
 _SIDE = PANEL_SIZE * (_COLUMNS // PANEL_LINES)
 AMX_MEMORY = _SUMS + _SIDE + 2 * PANEL_SIZE + 2 * PANEL_SUMS
 """Elements of memory that a thread needs."""
-_LEAST_ROWS, _LEAST_COLUMNS, _LEAST_DEPTH, _LEAST = 128, 32, 128, 1 << 22
+_LEAST_ROWS, _LEAST_COLUMNS, _LEAST_DEPTH, _LEAST = 96, 32, 96, 1 << 22
 """Rows, columns, depths and multiply-adds from which AMX is faster: it gains less than splitting
 costs where what was split is used for few others, and takes some microseconds to wake up."""
+_MANY = 128
+"""Of fewer rows or depths, it takes twice as many multiply-adds."""
 
 
 def amx_pays(s: Simd, job: Job, rows: Value) -> Value:
@@ -46,11 +48,12 @@ def amx_pays(s: Simd, job: Job, rows: Value) -> Value:
     straight = b.and_(b.icmp_signed("==", job.a_depth, s.index(1)), one_run)
     found = b.or_(job.crosswise(s), straight)
     depth = s.field(job.depths, 1)
+    few = s.less(s.min(rows, depth), _MANY)
     limits = (
         (rows, _LEAST_ROWS),
         (columns, _LEAST_COLUMNS),
         (depth, _LEAST_DEPTH),
-        (s.mul(s.mul(rows, columns), depth), _LEAST),
+        (s.mul(s.mul(rows, columns), depth), b.select(few, s.index(2 * _LEAST), s.index(_LEAST))),
     )
     for size, least in limits:
         found = b.and_(found, b.not_(s.less(size, least)))
@@ -67,9 +70,9 @@ def pair_pays(rows: int, more: int, columns: tuple[int, int], depth: int) -> boo
     limits of its own for a pair, of which one side may be narrower than a product's least columns.
     """
     panels = sum(-(-n // PANEL_LINES) for n in columns)
-    enough = rows >= _LEAST_ROWS and depth >= _LEAST_DEPTH and rows * sum(columns) * depth >= _LEAST
+    enough = min(rows, depth) >= _MANY and rows * sum(columns) * depth >= _LEAST
     filled = 3 * panels * PANEL_LINES < 4 * sum(columns)
-    return enough and filled and panels * PANEL_LINES <= _COLUMNS and more < _LEAST_ROWS
+    return enough and filled and panels * PANEL_LINES <= _COLUMNS and more < _MANY
 
 
 class Tables:
