@@ -1,5 +1,7 @@
 """functional_call, vmap, higher derivatives, forward mode, compile, autocast, parametrizations."""
 
+import warnings
+
 import pytest
 import torch
 from tests.nn.agreement import KINDS, classes, normal, pair, states_for
@@ -175,6 +177,22 @@ def test_autocast(kind):
             torch.testing.assert_close(
                 found.double(), theirs(value.double())[0], rtol=0.05, atol=0.02
             )
+
+
+def test_autocast_leaves_a_dense_lstm_to_kernels():
+    ours, theirs = pair("LSTM", 3, 4, 2, dtype=torch.float32)
+    values, found = normal(3, 2, 3, dtype=torch.float32), []
+    for module, lower in ((ours, True), (theirs, False)):
+        x = values.to(module.weight_ih_l0.dtype, copy=True).requires_grad_()
+        autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=lower)
+        with autocast, warnings.catch_warnings():
+            warnings.simplefilter("error", InterpreterWarning)
+            out, (h, c) = module(x)
+        (out.sum() + h.sum() - c.sum()).backward()
+        assert {t.dtype for t in (out, h, c)} == {torch.bfloat16 if lower else DOUBLE}
+        found.append([out, h, c, x.grad, *(p.grad for p in module.parameters())])
+    for mine, exact in zip(*found, strict=True):
+        torch.testing.assert_close(mine.double(), exact, rtol=0.05, atol=0.03)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "projected"])
