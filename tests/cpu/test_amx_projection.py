@@ -1,5 +1,10 @@
 """The input's products that AMX takes ahead of a walk: as the walk would have taken them."""
 
+import os
+import subprocess
+import sys
+
+import llvmlite.ir as ir
 import pytest
 import torch
 from tests.cpu.agreement import FORMS, compare, double, make, results, run
@@ -11,6 +16,8 @@ import cellwright
 import cellwright.nn as nn
 from cellwright.cells import gru, lstm
 from cellwright.cpu import choice, forward, plan
+from cellwright.cpu.amx import projection
+from cellwright.cpu.amx.weight_panels import Room
 from cellwright.cpu.target import host
 from cellwright.cpu.walks import dense
 from cellwright.graph.interpret import interpret_layer
@@ -58,7 +65,7 @@ def test_more_steps_than_are_split_at_once():
 
 @pytest.mark.parametrize("inputs", [32, 33, 128, 129, 160, 161, 257, 300])
 def test_groups_of_depths(inputs):
-    for steps in (15, 32, 40):
+    for steps in (15, 16, 17, 32, 40, 48, 49):
         compare(make(gru, 40, inputs, batch=1, steps=steps))
 
 
@@ -77,11 +84,11 @@ def test_calls_take_it():
 @pytest.mark.parametrize("cell", BUNDLED, ids=lambda c: c.name)
 @pytest.mark.parametrize("value", SPECIAL, ids=str)
 def test_special_values(cell, value):
-    for place in ("input", "weights"):
-        case = make(cell, 40, 20, batch=1, steps=40)
+    for place, part in (("input", 0.5), ("input", 0.9), ("weights", 0.5)):
+        case = make(cell, 40, 20, batch=1, steps=70)
         changed = case.x if place == "input" else case.weights[0].tensors[0]
-        changed.view(-1)[changed.numel() // 2] = value
-        cotangents = {"output": torch.randn(40, 1, 40)}
+        changed.view(-1)[int(part * changed.numel())] = value
+        cotangents = {"output": torch.randn(70, 1, 40)}
         pairs = run(case, cotangents), run(case, cotangents, engine=interpret_layer)
         found, expected = (kept | gradients for kept, gradients in pairs)
         for name, right in expected.items():
@@ -89,8 +96,47 @@ def test_special_values(cell, value):
             assert_close(found[name].nan_to_num(), right.nan_to_num(), f"{name}, {place}")
 
 
+@pytest.mark.parametrize("name", ["rnn_tanh", "gru"])
+def test_sums_that_overflow_are_not_nan(name):
+    """As those of torch, whose sums go on from infinity."""
+    module = {"rnn_tanh": nn.RNN, "gru": nn.GRU}[name](128, 40)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+        module.weight_ih_l0[5] = 1e38
+        x = torch.randn(50, 1, 128)
+        x[40] = 3.4e38 * x[40].sign()
+        assert not module(x)[0].isnan().any()
+
+
+def test_numbers_near_the_smallest_count_again_afterwards():
+    with torch.no_grad():
+        nn.LSTM(128, 64)(torch.randn(40, 1, 128))
+    assert (torch.full((1 << 16,), 1e-40) * 1.0).count_nonzero() == 1 << 16
+
+
+def project_by_amx_alone():
+    """Have nothing check what AMX finds, and nothing else do its work."""
+    projection.all_finite = lambda *_: ir.Constant(ir.IntType(1), 1)
+    choice._projects_first, choice._projects_by_amx = _can, lambda *_: True
+    choice._reads_raw = choice.takes_amx = lambda *_: False
+    for inputs, steps in ((20, 33), (129, 17), (160, 70), (300, 40)):
+        compare(make(lstm, 70, inputs, batch=1, steps=steps))
+        compare(make(gru, 33, inputs, batch=3, steps=steps))
+
+
+def test_amx_alone(tmp_path):
+    """What comes out wrong is mostly nan, which vectors would put right."""
+    code = f"from {__name__} import project_by_amx_alone as f; f(); print('right')"
+    env = os.environ | {"CELLWRIGHT_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env
+    )
+    assert done.stdout == "right\n", done.stderr
+
+
 @pytest.mark.parametrize("name", ["lstm", "gru", "two_stages"])
-@pytest.mark.parametrize("form", [*BY_UNITS, "weights without planes"])
+@pytest.mark.parametrize("form", [*BY_UNITS, "weights that vectors take"])
 def test_threads(name, form):
     case = make(CELLS[name], 330, 17, **BY_UNITS.get(form, {"batch": 2, "steps": 20}))
     if form not in BY_UNITS:
@@ -114,10 +160,20 @@ def agree_on_threads(case, threads=2):
 
 def test_threads_with_more_rows_than_others():
     """Each has memory of its own, wherever that of the others ends."""
-    for batch_first in (False, True):
-        case = make(lstm, 100, 40, steps=90, batch=10, batch_first=batch_first)
+    for batch, batch_first in ((6, False), (6, True), (10, False)):
+        case = make(lstm, 100, 40, steps=90, batch=batch, batch_first=batch_first)
         for _ in range(5):
             agree_on_threads(case, threads=4)
+
+
+def test_the_memory_of_threads_is_apart():
+    """Machine code adds up the same parts, whose sizes grow evenly with panels of rows."""
+    for inputs, units in ((1, 1), (33, 40), (129, 65), (1100, 300)):
+        layer = plan.plan_of(lstm, inputs, units, units, "float32", True)
+        room = Room.of(layer.forward_walk.program)
+        first, second, third = (room.parts(n) for n in (0, 1, 2))
+        assert [2 * b - a for a, b in zip(first, second, strict=True)] == list(third)
+        assert room.size(10_000, 3) == 3 * room.size(None, 1) or room.at_once * 32 > 10_000
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "two_stages"])

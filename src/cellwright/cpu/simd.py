@@ -159,10 +159,13 @@ class Simd:
             return pointer
         return self.builder.gep(pointer, [self.index(offset)], source_etype=self.scalar)
 
+    def entry(self, pointer: Value, index: Value) -> Value:
+        """Return the address of the ``index``-th 8-byte field of a struct or table of them."""
+        return self.builder.gep(pointer, [self.index(index)], source_etype=I64)
+
     def field(self, pointer: Value, index: Value, kind: Any = I64) -> Value:
-        """Load the ``index``-th 8-byte field of a struct of them."""
-        place = self.builder.gep(pointer, [self.index(index)], source_etype=I64)
-        return self.builder.load(place, typ=kind)
+        """Load the ``index``-th 8-byte field of a struct or table of them."""
+        return self.builder.load(self.entry(pointer, index), typ=kind)
 
     def reserve(self, kind: Any, count: int) -> Value:
         """Return ``count`` elements of stack, aligned to a cache line."""

@@ -20,7 +20,7 @@ from cellwright.cpu.amx.lines import PANEL_LINES, PART, PARTS, TILE_PAGE
 from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, WEIGHT_PLANES, Unit
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 
-__all__ = ["PANEL", "PANEL_SUMS", "all_finite", "emit_panel"]
+__all__ = ["PANEL", "PANEL_SUMS", "all_finite", "emit_panel", "ends_half", "panels_of"]
 
 PANEL_SUMS = PANEL_LINES * PANEL_LINES
 """The sums of two panels."""
@@ -28,9 +28,9 @@ _COMING = PART[3:]
 PANEL = (POINTER, I64, POINTER, POINTER, I64, POINTER, I64, I64, I64, I64, POINTER, *_COMING)
 """Arguments of a panel: sums, whether to start from 0 (1) or to add (0), memory for
 ``2 * PANEL_SUMS``; planes of rows, the distance to the next panel's; planes of columns, the
-distance to the next panel's: one of the two is 0; how many panels that other side has, whether it
-is columns, of which only the first half counts in the last panel (1), and blocks of depths all of
-them. The function that splits the panel that follows, or null, and its arguments from the table
+distance to the next panel's: one of the two is 0; how many panels that other side has; 1 to leave
+out the second half of the last one, only where they are columns; how many blocks of depths all
+have. The function that splits the panel that follows, or null, and its arguments from the table
 on."""
 
 _COLUMNS, _ROWS = (4, 5), (6, 7)
@@ -40,6 +40,17 @@ _TERMS = ((_A, _C), (None, _B), (_B, None), (None, _A), (_C, None), (_A, None))
 """Planes of columns and of rows: each term loads what the one before it does not have."""
 _BOUNDS = [-(-PARTS * n // len(_TERMS)) for n in range(len(_TERMS) + 1)]
 """Which parts of a split come before each of the terms."""
+
+
+def panels_of(s: Simd, lines: Value) -> Value:
+    """Return how many panels so many lines fill."""
+    return s.builder.sdiv(s.add(lines, PANEL_LINES - 1), s.index(PANEL_LINES))
+
+
+def ends_half(s: Simd, lines: Value) -> Value:
+    """Return 1 if the last panel of so many lines is filled up to its first half, else 0."""
+    filled = s.builder.and_(s.sub(lines, 1), s.index(PANEL_LINES - 1))
+    return s.builder.zext(s.less(filled, PANEL_LINES // 2), I64)
 
 
 def all_finite(s: Simd, sums: Value, size: Value) -> Value:

@@ -18,13 +18,13 @@ from functools import partial
 import llvmlite.ir as ir
 
 from cellwright.cpu.amx.lines import HALVES, PANEL_DEPTH, PANEL_LINES, PANEL_SIZE, PART, PARTS
-from cellwright.cpu.amx.panel import PANEL, PANEL_SUMS, all_finite
+from cellwright.cpu.amx.panel import PANEL, PANEL_SUMS, all_finite, ends_half, panels_of
 from cellwright.cpu.amx.planes import flushing
 from cellwright.cpu.amx.unit import AMX_DEPTH, PLANE
 from cellwright.cpu.functions import Functions
 from cellwright.cpu.pack import TRANSPOSE
 from cellwright.cpu.product_job import FIRST_GROUP, Job
-from cellwright.cpu.simd import I32, I64, POINTER, Simd, Value
+from cellwright.cpu.simd import I32, POINTER, Simd, Value
 
 __all__ = ["AMX_MEMORY", "AmxChunks", "Pair", "Tables", "amx_pays", "pair_pays"]
 
@@ -93,10 +93,6 @@ class Pair:
     joined: Value
 
 
-def _entry(s: Simd, table: Value, index: Value) -> Value:
-    return s.builder.gep(table, [s.index(index)], source_etype=I64)
-
-
 def _up(s: Simd, size: Value, unit: int) -> Value:
     """Return the next multiple of a power of two."""
     return s.builder.and_(s.add(size, unit - 1), s.index(-unit))
@@ -106,7 +102,7 @@ def _up(s: Simd, size: Value, unit: int) -> Value:
 class _Chunk:
     """Rows and columns: the first of each, how many; panels of columns, of the other B, of both.
 
-    ``half``: whether the unit takes them as columns, and half of the last panel is empty.
+    ``half``: whether half of the last panel is empty, and the unit takes them as columns.
     """
 
     row: Value
@@ -164,22 +160,15 @@ class AmxChunks:
         """Emit a chunk between bounds; return whether its sums are finite, and so were written."""
         s, (row, row_stop), (column, stop) = self.s, rows, columns
         width = s.sub(stop, column)
-        own, others = (self._panels(columns) for columns in (width, self.other.columns))
+        own, others = (panels_of(s, columns) for columns in (width, self.other.columns))
         others = s.builder.select(self.joined, others, s.index(0))
         bounds = row, s.sub(row_stop, row), column, width
-        last = s.builder.select(self.joined, self.other.columns, width)
-        filled = s.builder.and_(s.sub(last, 1), s.index(PANEL_LINES - 1))
-        half = self._swap(s.less(filled, PANEL_LINES // 2), ir.Constant(ir.IntType(1), 0))
-        half = s.builder.zext(half, I64)
+        half = self._swap(ends_half(s, width), s.index(0))  # as in pairs, which all go crosswise
         self.chunk = _Chunk(*bounds, own, others, s.add(own, others), half)
         flushing(s, self._sum, self.tables.control)
         finite = self._finite()
         s.when(finite, self._write)
         return finite
-
-    def _panels(self, columns: Value) -> Value:
-        s = self.s
-        return s.builder.sdiv(s.add(columns, PANEL_LINES - 1), s.index(PANEL_LINES))
 
     def _sum(self) -> None:
         """Sum a chunk up over all depths."""
@@ -215,18 +204,18 @@ class AmxChunks:
         def run(r: Value, carried: list[Value]) -> list[Value]:
             (done,) = carried
             entry = s.add(place, s.mul(r, 3))
-            numbers = _entry(s, self.depths, entry)
-            from_others = s.field(_entry(s, self.others, entry), 1)
+            numbers = s.entry(self.depths, entry)
+            from_others = s.field(s.entry(self.others, entry), 1)
             size = s.field(numbers, 2)
 
             def depth(k: Value, _: list[Value]) -> None:
                 to = s.add(done, k)
                 for number, (base, apart, table) in enumerate(sides):
                     at = s.mul(s.add(s.field(numbers, number), k), apart)
-                    s.builder.store(s.at(base, at), _entry(s, table, to))
+                    s.builder.store(s.at(base, at), s.entry(table, to))
                 at = s.mul(s.add(from_others, k), other.b_depth)
                 found = s.builder.select(s.less(from_others, 0), job.blank, s.at(other.b, at))
-                s.builder.store(found, _entry(s, tables.of_others, to))
+                s.builder.store(found, s.entry(tables.of_others, to))
 
             s.loop(0, size, 1, depth)
             return [s.add(done, size)]
@@ -242,7 +231,7 @@ class AmxChunks:
         def fill(k: Value, _: list[Value]) -> None:
             """Repeat a depth that does not count: what the unit takes as rows has 0 there."""
             for table in (tables.of_rows, tables.of_columns, tables.of_others):
-                s.builder.store(s.field(table, 0, POINTER), _entry(s, table, k))
+                s.builder.store(s.field(table, 0, POINTER), s.entry(table, k))
 
         s.loop(depth, whole, 1, fill)
         self._split_columns(depth, blocks)

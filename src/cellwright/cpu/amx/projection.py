@@ -6,7 +6,7 @@ processors run slower, and for a millisecond after them.
 They go panel by panel, as products after a walk do (``cellwright.cpu.amx.panel``). Weights are the
 larger side, so the unit takes them as rows, which are split on the way: once for as many rows of
 the input as have their planes, as columns, in a core's own cache. Results are turned as they are
-written. Where some are not finite, dots take the place of the unit, as splitting has no eye for
+written. Where some are not finite, vectors take the place of the unit, as splitting has no eye for
 infinity and nan.
 """
 
@@ -15,15 +15,13 @@ from functools import partial
 import llvmlite.ir as ir
 
 from cellwright.cpu.amx.lines import PANEL_LINES, PANEL_SIZE, PART, PARTS
-from cellwright.cpu.amx.panel import PANEL, PANEL_SUMS, all_finite
+from cellwright.cpu.amx.panel import PANEL, PANEL_SUMS, all_finite, ends_half, panels_of
 from cellwright.cpu.amx.planes import flushing
 from cellwright.cpu.amx.unit import AMX_DEPTH, PLANE
-from cellwright.cpu.amx.weight_panels import Room, WeightPanels, put_field
-from cellwright.cpu.dot import DOT
+from cellwright.cpu.amx.weight_panels import Room, WeightPanels
 from cellwright.cpu.frame import Frame
 from cellwright.cpu.pack import TRANSPOSE, transposed
 from cellwright.cpu.simd import I32, I64, POINTER, Value
-from cellwright.cpu.tile import groups
 
 __all__ = ["emit_amx_projection"]
 
@@ -45,7 +43,7 @@ class _Projection:
         self.count = s.mul(steps, self.rows)  # all rows of all steps
         every = s.builder.select(s.is_null(frame.counts), frame.batch, s.index(1))
         # as much room for each thread as if all rows were its own
-        most = s.min(self._panels(s.mul(steps, every)), room.at_once)
+        most = s.min(panels_of(s, s.mul(steps, every)), room.at_once)
         fixed, each = (sum(room.parts(n)) for n in (0, 1))
         at = s.at(frame.input_planes, s.mul(frame.thread, s.add(s.mul(most, each - fixed), fixed)))
         places = []
@@ -58,11 +56,6 @@ class _Projection:
         self.weights = WeightPanels(frame, table)
         self.control = s.reserve(I32, 2)
 
-    def _panels(self, rows: Value) -> Value:
-        """Return how many panels so many rows of the input fill."""
-        s = self.s
-        return s.builder.sdiv(s.add(rows, PANEL_LINES - 1), s.index(PANEL_LINES))
-
     def emit(self) -> None:
         """Emit the table of depths, then the products of some rows after others."""
         s, size = self.s, self.room.at_once * PANEL_LINES
@@ -70,7 +63,7 @@ class _Projection:
         def depth(k: Value, _: list[Value]) -> None:
             """List where a depth is, once it is turned; the last stands for those in excess."""
             line = s.mul(s.min(k, self.room.depth - 1), PANEL_LINES)
-            put_field(s, s.at(self.turned, line), self.depths, k)
+            s.builder.store(s.at(self.turned, line), s.entry(self.depths, k))
 
         s.loop(0, self.room.lines, 1, depth)
         s.loop(0, self.count, size, lambda n, _: self._some(n, s.min(s.sub(self.count, n), size)))
@@ -85,24 +78,24 @@ class _Projection:
             t, r = b.udiv(number, self.rows), s.add(self.low, b.urem(number, self.rows))
             for base, step, apart, table in sides:
                 place = s.at(base, s.add(s.mul(t, step), s.mul(r, apart)))
-                put_field(s, place, table, n)
+                s.builder.store(place, s.entry(table, n))
 
         s.loop(0, count, 1, row)
 
     def _some(self, first: Value, count: Value) -> None:
         """Multiply some rows with all weights."""
-        s, panels = self.s, self._panels(count)
+        s, panels = self.s, panels_of(self.s, count)
         self._list_rows(first, count)
 
         def splits() -> None:
             s.loop(0, panels, 1, lambda p, _: self._split_rows(p, count, panels))
-            self._split_first()
+            self._split_all("rows", self._told(s.index(0), s.index(0)), self.split)
 
         def lines(e: Value, _: list[Value]) -> None:
-            products = partial(self._products, e, count)
+            products = partial(self._products, e, count, panels)
             flushing(s, lambda: s.loop(0, self.room.groups, 1, products), self.control)
             infinite = s.builder.not_(all_finite(s, self.sums, s.mul(panels, PANEL_SUMS)))
-            s.when(infinite, lambda: self._dots(e, count))
+            s.when(infinite, lambda: self._by_vectors(e, count))
             self._write(e, count)
 
         flushing(s, splits, self.control)
@@ -112,8 +105,7 @@ class _Projection:
         """Turn a panel of rows, and split it."""
         s, room, done = self.s, self.room, self.s.mul(p, PANEL_LINES)
         rows = s.min(s.sub(count, done), PANEL_LINES)
-        table = s.builder.gep(self.x_rows, [done], source_etype=I64)
-        last = s.sub(rows, 1)
+        table, last = s.entry(self.x_rows, done), s.sub(rows, 1)
 
         def lines(n: Value, _: list[Value]) -> None:
             numbers = [s.min(s.add(n, j), last) for j in range(s.lanes)]
@@ -128,15 +120,11 @@ class _Projection:
 
         def group(g: Value, _: list[Value]) -> None:
             planes = s.at(self.planes, s.mul(s.add(s.mul(g, panels), p), PANEL_SIZE))
-            depths = s.builder.gep(self.depths, [s.mul(g, room.group)], source_etype=I64)
+            depths = s.entry(self.depths, s.mul(g, room.group))
             self._split_all("lines", [depths, *map(s.index, (0, 0)), rows, s.index(1)], planes)
 
         s.loop(0, rows, s.lanes, lines)
         s.loop(0, room.groups, 1, group)
-
-    def _split_first(self) -> None:
-        """Split the first group of depths of the first panel of weights."""
-        self._split_all("rows", self._side(self.s.index(0), self.s.index(0)), self.split)
 
     def _split_all(self, name: str, side: list[Value], planes: Value) -> None:
         """Split all blocks of a panel; ``side``: arguments from the table on."""
@@ -148,14 +136,17 @@ class _Projection:
 
         s.loop(0, self.room.blocks, 1, block)
 
-    def _side(self, e: Value, g: Value) -> list[Value]:
-        """Return what a split is told of a group of depths of a panel of weights."""
+    def _told(self, e: Value, g: Value) -> list[Value]:
+        """Write down where a group of depths of a panel of weights is; return what a split needs.
+
+        The next split is told at the same place.
+        """
         s, weights, done = self.s, self.weights, self.s.mul(g, self.room.group)
-        put_field(s, s.at(weights.address(e), done), self.told, s.index(0))
+        s.builder.store(s.at(weights.address(e), done), self.told)
         depth = s.min(s.sub(self.room.depth, done), self.room.group)
         return [self.told, depth, s.index(0), weights.lines(e), weights.stride(e)]
 
-    def _products(self, e: Value, count: Value, g: Value, _: list[Value]) -> None:
+    def _products(self, e: Value, count: Value, panels: Value, g: Value, _: list[Value]) -> None:
         """Multiply a group of depths of a panel of weights with some rows, and split the next."""
         s, b, room = self.s, self.s.builder, self.room
         odd = b.and_(s.add(s.mul(e, room.groups), g), s.index(1))
@@ -164,33 +155,44 @@ class _Projection:
         next_e, next_g = b.select(again, e, s.add(e, 1)), b.select(again, s.add(g, 1), s.index(0))
         due = s.less(next_e, self.weights.count)
         split = b.select(due, self.functions.pointer("rows"), ir.Constant(POINTER, None))
-        side = self._side(b.select(due, next_e, e), next_g)
-        rows = s.at(self.planes, s.mul(s.mul(g, self._panels(count)), PANEL_SIZE))
+        side = self._told(b.select(due, next_e, e), next_g)
+        rows = s.at(self.planes, s.mul(s.mul(g, panels), PANEL_SIZE))
         fresh = b.zext(s.less(g, 1), I64)
         args = [self.sums, fresh, self.tiles, now, s.index(0), rows, s.index(PANEL_SIZE)]
-        filled = b.and_(s.sub(count, 1), s.index(PANEL_LINES - 1))
-        half = b.zext(s.less(filled, PANEL_LINES // 2), I64)
-        args += [self._panels(count), half, s.index(room.blocks), split, *side, then]
+        args += [panels, ends_half(s, count), s.index(room.blocks), split, *side, then]
         self.functions.call("panel", PANEL, args)
 
-    def _dots(self, e: Value, count: Value) -> None:
-        """Multiply all rows with a panel of weights as they lie, by vectors."""
-        s, width = self.s, self.s.index(PANEL_LINES)
-        weights, lines = self.weights, self.weights.lines(e)
+    def _by_vectors(self, e: Value, count: Value) -> None:
+        """Multiply all rows with a panel of weights, depth by depth.
 
-        def some(n: Value, j: Value, size: Value) -> None:
-            rows = s.builder.gep(self.x_rows, [s.add(n, j)], source_etype=I64)
-            args = [s.at(self.tiles, s.mul(j, width)), width, width, rows, weights.address(e)]
-            args += [weights.stride(e), s.index(0), s.index(self.room.depth), lines]
-            number = self.functions.number("dot_1", s.sub(size, 1))
-            self.functions.call(number, DOT, [*args, *map(s.index, (1, 1, 0))])
+        Sums that overflow then stay infinite. Sums in parts could do so in both directions.
+        """
+        s, weights, width = self.s, self.weights, self.s.index(PANEL_LINES)
+        lines, depth = weights.lines(e), s.index(self.room.depth)
+        args = [weights.address(e), weights.stride(e), lines, depth, self.turned, width]
+        self.functions.call("transpose", TRANSPOSE, args)
+        parts = range(0, PANEL_LINES, s.lanes)
+
+        def row(n: Value, j: Value, _: list[Value]) -> None:
+            x = s.field(self.x_rows, s.add(n, j), POINTER)
+
+            def step(k: Value, sums: list[Value]) -> list[Value]:
+                a, line = s.splat(x, k), s.at(self.turned, s.mul(k, PANEL_LINES))
+                return [
+                    s.fma(s.load(line, v), a, total) for v, total in zip(parts, sums, strict=True)
+                ]
+
+            sums = s.loop(0, depth, 1, step, [s.constant(0.0) for _ in parts])
+            for v, total in zip(parts, sums, strict=True):
+                s.store(total, self.tiles, s.add(s.mul(j, PANEL_LINES), v))
 
         def panel(n: Value, _: list[Value]) -> None:
             rows = s.min(s.sub(count, n), PANEL_LINES)
-            groups(s, rows, s.target.dot_rows, partial(some, n))
+            s.loop(0, rows, 1, partial(row, n))
             sums = s.at(self.sums, s.mul(n, PANEL_SUMS // PANEL_LINES))
-            args = [self.tiles, width, rows, lines, sums, width]
-            self.functions.call("transpose", TRANSPOSE, args)
+            self.functions.call(
+                "transpose", TRANSPOSE, [self.tiles, width, rows, lines, sums, width]
+            )
 
         s.loop(0, count, PANEL_LINES, panel)
 
@@ -201,21 +203,22 @@ class _Projection:
         def some(n: Value, _: list[Value]) -> None:
             start = s.mul(b.and_(n, s.index(-PANEL_LINES)), PANEL_SUMS // PANEL_LINES)
             sums = s.at(self.sums, s.add(start, b.and_(n, s.index(PANEL_LINES - 1))))
-            places = b.gep(self.gx_rows, [n], source_etype=I64)
-            square = partial(self._square, e, sums, places, s.sub(count, n))
+            rows = s.entry(self.gx_rows, n), s.sub(count, n)
+            square = partial(self._square, e, sums, rows)
             s.loop(0, self.weights.lines(e), s.lanes, square)
 
         s.loop(0, count, s.lanes, some)
 
     def _square(
-        self, e: Value, sums: Value, places: Value, rows: Value, u: Value, _: list[Value]
+        self, e: Value, sums: Value, rows: tuple[Value, Value], u: Value, _: list[Value]
     ) -> None:
-        """Write what a vector of weights gives with 16 rows, of which so many exist."""
-        s, weights = self.s, self.weights
+        """Write what a vector of weights gives with 16 rows: where they are, how many exist."""
+        s, weights, (places, count) = self.s, self.weights, rows
         lines = [s.load(sums, s.mul(s.add(u, j), PANEL_LINES)) for j in range(s.lanes)]
-        mask = s.dynamic_mask(s.sub(weights.lines(e), u))
-        biases, column = weights.biases(e, u, mask), s.add(weights.column(e), u)
+        mask, column = s.dynamic_mask(s.sub(weights.lines(e), u)), s.add(weights.column(e), u)
+        biases, _, _ = self.frame.buffers["b"]  # zeros, where there are none
+        before = s.load(s.at(biases, column), 0, mask)
         for j, value in enumerate(transposed(s, lines)):
-            with s.builder.if_then(s.less(j, rows)):
+            with s.builder.if_then(s.less(j, count)):
                 place = s.at(s.field(places, j, POINTER), column)
-                s.store(s.builder.fadd(biases, value), place, 0, mask)
+                s.store(s.builder.fadd(before, value), place, 0, mask)

@@ -8,18 +8,18 @@ from cellwright.cpu.amx.lines import PANEL_DEPTH, PANEL_LINES, PANEL_SIZE
 from cellwright.cpu.amx.panel import PANEL_SUMS
 from cellwright.cpu.amx.unit import AMX_DEPTH
 from cellwright.cpu.frame import Frame
-from cellwright.cpu.simd import I64, POINTER, Simd, Value
+from cellwright.cpu.simd import I64, POINTER, Value
 from cellwright.graph.schedule import Product, Program, Stage
 
-__all__ = ["Room", "WeightPanels", "put_field"]
+__all__ = ["Room", "WeightPanels"]
 
 _BYTES = 1 << 19
 """Bytes of the planes of rows that are made at once."""
 _LINE = 8
 """Fields of a cache line."""
-_ADDRESS, _STRIDE, _LINES, _COLUMN, _BIASED, _FIELDS = range(6)
+_ADDRESS, _STRIDE, _LINES, _COLUMN, _FIELDS = range(5)
 """The fields of a panel: its weights, the distance between lines, how many; the column of ``gx``;
-whether it has biases; how many fields there are."""
+how many fields there are."""
 
 
 def _given(program: Program) -> list[tuple[Product, Stage]]:
@@ -74,9 +74,9 @@ class Room:
     def parts(self, panels: int) -> tuple[int, ...]:
         """Return the elements of each part of a thread's memory for so many panels of rows.
 
-        They are the planes of rows, those of two panels of weights, sums, memory for sums, a panel
-        of rows that was turned; tables of rows of the input and of results, of turned depths, one
-        of a single field, one of panels.
+        They are the planes of rows, those of two panels of weights, sums, memory for two panels'
+        sums, a panel of rows or weights that was turned; tables of rows of the input and of
+        results, of turned depths, one of a single field, one of panels.
         """
         planes = self.groups * panels * PANEL_SIZE, 2 * PANEL_SIZE
         sums = panels * PANEL_SUMS, 2 * PANEL_SUMS
@@ -88,11 +88,6 @@ class Room:
         """Return the elements that threads need for so many rows of the sequence, or for any."""
         panels = self.at_once if rows is None else min(self.at_once, -(-rows // PANEL_LINES))
         return threads * sum(self.parts(panels))
-
-
-def put_field(s: Simd, value: Value, table: Value, number: Value) -> None:
-    """Write a field of a table."""
-    s.builder.store(value, s.builder.gep(table, [number], source_etype=I64))
 
 
 class WeightPanels:
@@ -113,15 +108,16 @@ class WeightPanels:
         """List those of a tile."""
         s, (base, stride) = self.s, self.frame.matrices[p.matrix]
         start, stop = self.frame.share(stage.units)
-        biased = int(stage.columns[tile] in self.frame.constants)
+        # all have biases, or none has
+        assert not self.frame.constants or stage.columns[tile] in self.frame.constants
         source = s.at(base, s.add(s.mul(stride, p.row + (tile - p.tile) * stage.units), p.column))
 
         def panel(u: Value, carried: list[Value]) -> list[Value]:
             (count,) = carried
             weights, lines = s.at(source, s.mul(u, stride)), s.min(s.sub(stop, u), PANEL_LINES)
-            fields = weights, stride, lines, s.add(u, stage.columns[tile]), s.index(biased)
-            for number, value in enumerate(fields):
-                put_field(s, value, self._table, s.add(s.mul(count, _FIELDS), number))
+            for number, value in enumerate((weights, stride, lines, s.add(u, stage.columns[tile]))):
+                place = s.add(s.mul(count, _FIELDS), number)
+                s.builder.store(value, s.entry(self._table, place))
             return [s.add(count, 1)]
 
         (self.count,) = s.loop(start, stop, PANEL_LINES, panel, [self.count])
@@ -144,10 +140,3 @@ class WeightPanels:
     def column(self, e: Value) -> Value:
         """Return the column of ``gx`` of its first line."""
         return self._field(e, _COLUMN)
-
-    def biases(self, e: Value, u: Value, mask: Value) -> Value:
-        """Return those of a vector of lines from the ``u``-th on, of which ``mask`` exist."""
-        s, none = self.s, ir.Constant(mask.type, None)
-        biases, _, _ = self.frame.buffers["b"]
-        biased = s.builder.select(s.less(0, self._field(e, _BIASED)), mask, none)
-        return s.load(biases, s.add(self.column(e), u), biased)
