@@ -23,7 +23,7 @@ The struct (8-byte fields):
 15    memory for planes of the input and more, or null; where it is there, AMX multiplies the input
       by its weights ahead of the walk
 16    1 if weights are read as they lie though there is memory for packed ones; those of the input,
-      multiplied ahead of the walk, are packed
+      multiplied ahead of the walk, are packed, but for AMX
 17    table of the call's addresses
 18 …  for each buffer, then for each weight matrix: which of the addresses, how many elements on
 …     for each buffer: distance between steps, distance between rows, in elements
