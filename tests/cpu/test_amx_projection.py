@@ -206,6 +206,15 @@ def test_layers_choose(monkeypatch):
     assert takes(256, 64, 30)  # the clock of a walk with so many weights is faster after it
 
 
+def test_layers_out_of_the_own_cache_read_no_weights_twice(monkeypatch):
+    """Neither of the input, from three steps on."""
+    monkeypatch.undo()
+    for units, steps, raw in ((512, 2, True), (512, 3, False), (128, 3, True)):
+        layer = plan.plan_of(lstm, units, units, units, "float32", True)
+        way = choice.forward_way(layer, dense(steps, 1))
+        assert (way.raw, way.amx_ahead) == (raw, not raw)
+
+
 def test_explain_tells(monkeypatch):
     module, x = nn.LSTM(128, 256), torch.zeros(100, 1, 128)
     assert "by AMX" in cellwright.explain(module, x).layers[0].input

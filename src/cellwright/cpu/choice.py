@@ -48,6 +48,8 @@ _ALIGNED_PASSES = ((1 << 18, 5), (1 << 20, 7), (1 << 22, 11), (1 << 62, 6))
 _RAW_INPUTS = 4
 """Out of a cache that cores share, the input's weights are read no longer than packing takes, which
 would let them be multiplied ahead: as long as reading all weights so many times."""
+_RAW_BEFORE_AMX = 2
+"""The same of all weights where AMX multiplies the input ahead, which packs none of its weights."""
 _SINGLE_STEPS, _SINGLE_PASSES = 2, 8
 """Up to so many steps the input is not multiplied ahead, so large weights are read up to so many
 times as they lie."""
@@ -246,16 +248,18 @@ def _reads_raw(plan: Plan, layout: Layout, raw_walk: bool) -> bool:
     passes = layout.steps * -(-layout.batch // host().dot_rows)
     aligned = _aligned([*plan.state_rows, plan.inputs * plan.item])
     table = _ALIGNED_PASSES if aligned else _RAW_PASSES
-    most = next(most for limit, most in table if weights < limit)
+    least, most = _RAW_ROWS, next(most for limit, most in table if weights < limit)
     if layout.steps <= _SINGLE_STEPS and weights >= _OWN_CACHE:
         most = max(most, _SINGLE_PASSES)
+    elif weights > own_cache() and _projects_by_amx(plan, layout):
+        least = most = min(most, _RAW_BEFORE_AMX)
     elif weights > own_cache():
         most = min(most, _RAW_INPUTS * plan.work // max(1, plan.input_work))
     if not aligned and raw_walk:
         most = min(most, _UNALIGNED_PASSES)
     wide = plan.inputs >= max(_WIDE_INPUT, _MORE_INPUT * plan.units)
     narrow = wide and plan.units <= _NARROW * host().lanes(plan.dtype)
-    return narrow or layout.rows <= _RAW_ROWS or passes <= most
+    return narrow or layout.rows <= least or passes <= most
 
 
 def walks_raw(plan: Plan, layout: Layout, way: Way) -> bool:
