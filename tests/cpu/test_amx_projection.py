@@ -15,9 +15,10 @@ from tests.tolerance import assert_close
 import cellwright
 import cellwright.nn as nn
 from cellwright.cells import gru, lstm
-from cellwright.cpu import choice, forward, plan
+from cellwright.cpu import choice, forward, jit, plan
 from cellwright.cpu.amx import projection
 from cellwright.cpu.amx.weight_panels import Room
+from cellwright.cpu.library import library
 from cellwright.cpu.target import host
 from cellwright.cpu.walks import dense
 from cellwright.graph.interpret import interpret_layer
@@ -199,8 +200,9 @@ def test_layers_choose(monkeypatch):
 
     assert takes(256, 128, 1)
     assert not takes(256, 128, 100, "float64")
-    assert not takes(32, 64, 400)
-    assert takes(32, 64, 500)
+    assert not takes(32, 64, 5000)
+    assert not takes(64, 128, 120)
+    assert takes(64, 128, 130)
     assert not takes(16, 64, 4000)
     assert not takes(256, 64, 20)
     assert takes(256, 64, 30)  # the clock of a walk with so many weights is faster after it
@@ -213,6 +215,19 @@ def test_layers_out_of_the_own_cache_read_no_weights_twice(monkeypatch):
         layer = plan.plan_of(lstm, units, units, units, "float32", True)
         way = choice.forward_way(layer, dense(steps, 1))
         assert (way.raw, way.amx_ahead) == (raw, not raw)
+
+
+def test_other_lengths_compile_nothing(monkeypatch):
+    monkeypatch.undo()
+    for cached in (plan.plan_of, library):
+        cached.cache_clear()
+    module, loaded = nn.LSTM(128, 256), []
+    with torch.no_grad():
+        module(torch.randn(2, 1, 128))  # which reads weights as they lie
+        monkeypatch.setattr(jit, "load", lambda *args: loaded.append(args))
+        for steps, batch in ((100, 1), (20, 8), (50, 40)):
+            module(torch.randn(steps, batch, 128))
+    assert not loaded
 
 
 def test_explain_tells(monkeypatch):

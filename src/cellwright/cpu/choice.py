@@ -14,7 +14,15 @@ from cellwright.cpu.target import LINE, host, own_cache, shared_cache
 from cellwright.cpu.team import Team, team
 from cellwright.cpu.walks import Layout, Share
 
-__all__ = ["ForwardWay", "Way", "forward_way", "share_of", "takes_amx", "walks_raw"]
+__all__ = [
+    "ForwardWay",
+    "Way",
+    "forward_way",
+    "may_project_by_amx",
+    "share_of",
+    "takes_amx",
+    "walks_raw",
+]
 
 Way = Literal["forward", "backward"]
 """Which walk."""
@@ -149,8 +157,9 @@ _AMX_AHEAD, _AMX_AHEAD_FAR = 4_000_000, 1_500_000
 where the walk reads ``_OWN_CACHE`` bytes of other weights, since AMX leaves it a faster clock."""
 _AMX_DEEP = 96
 """Elements of the input from which it is with any number of rows."""
-_AMX_INPUTS = 1 << 17
-"""So are that many weights of the input, whatever is multiplied: they would have to be packed."""
+_AMX_LEAST_INPUTS, _AMX_INPUTS = 1 << 15, 1 << 17
+"""Fewer weights of the input are not worth what has to be compiled. So many are multiplied faster,
+whatever with: they would have to be packed."""
 _VECTOR_RATE, _FAR_VECTOR_RATE, _AMX_RATE = 27, 24, 55
 """Multiply-adds a cycle of vectors, slower with far weights, and of AMX, over whole tiles. Its
 slower clock is counted in."""
@@ -218,9 +227,15 @@ def _projects_first(plan: Plan, layout: Layout) -> bool:
     return worth and 0 < layout.rows * plan.products_first <= _PROJECTED_BYTES
 
 
+def may_project_by_amx(plan: Plan) -> bool:
+    """Whether AMX takes them in any call of the layer."""
+    large = plan.units >= _AMX_UNITS and plan.input_work >= _AMX_LEAST_INPUTS
+    return large and host().has_amx(plan.dtype)
+
+
 def _projects_by_amx(plan: Plan, layout: Layout) -> bool:
     """Whether AMX takes the products with the input that are multiplied ahead of the walk."""
-    if not host().has_amx(plan.dtype) or plan.units < _AMX_UNITS:
+    if not may_project_by_amx(plan):
         return False
     far = (plan.work - plan.input_work) * plan.item >= _OWN_CACHE
     least = _AMX_AHEAD_FAR if far else _AMX_AHEAD

@@ -12,7 +12,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from cellwright.cpu.choice import Way, forward_way, share_of, takes_amx, walks_raw
+from cellwright.cpu.choice import (
+    Way,
+    forward_way,
+    may_project_by_amx,
+    share_of,
+    takes_amx,
+    walks_raw,
+)
 from cellwright.cpu.frame import ADDRESSES, INPUT_PLANES, LAYOUT, PACKED, RAW, SPLIT, TURN
 from cellwright.cpu.memory import Blanks, Shelf, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import CONSTANTS, ByLengths, Plan, Rows
@@ -92,6 +99,9 @@ class ForwardCall:
         self.width = plan.accumulators
         self.keep, self.share, way = keep, share_of(plan, layout), forward_way(plan, layout)
         self.raw, self.amx, self.ahead, self.amx_ahead, self.raw_walk = way
+        # early, so that nothing is left to compile for other lengths
+        if self.amx_ahead or may_project_by_amx(plan):
+            self.walk.need_projection()
         made = self._made(rows)
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)

@@ -7,10 +7,10 @@ from typing import Any
 from cellwright.cpu.simd import POINTER, Simd, Value
 from cellwright.cpu.target import Target
 
-__all__ = ["PRODUCT_NAMES", "Functions", "common_names", "library_names", "tile_names"]
+__all__ = ["PANEL_NAMES", "Functions", "common_names", "library_names", "tile_names"]
 
-PRODUCT_NAMES = ["lines", "rows", "turn", "panel"]
-"""The functions that products over all steps have for themselves, by AMX."""
+PANEL_NAMES = ["lines", "rows", "turn", "panel", "gather", "scatter"]
+"""The functions that products of many steps at once have for themselves, by AMX."""
 
 
 def common_names(target: Target, dtype: str) -> list[str]:
@@ -34,7 +34,7 @@ def library_names(target: Target, dtype: str) -> list[str]:
     shapes = [(r, v) for v in range(1, target.vectors + 1) for r in range(1, target.rows + 1)]
     tiles = [f"tile_{r}_{v}" for r, v in shapes]  # number by number: machine code counts on it
     amx = [f"matrix_{groups}_{v}" for groups in (1, 2) for v in range(1, target.vectors + 1)]
-    amx += PRODUCT_NAMES
+    amx += PANEL_NAMES
     return [*tiles, *(amx if target.has_amx(dtype) else []), *common_names(target, dtype)]
 
 

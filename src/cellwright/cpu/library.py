@@ -9,10 +9,11 @@ import llvmlite.ir as ir
 from cellwright.cpu import jit
 from cellwright.cpu.amx.lines import PART, emit_lines, emit_rows, emit_turn
 from cellwright.cpu.amx.panel import PANEL, emit_panel
+from cellwright.cpu.amx.panel_rows import GATHER, SCATTER, emit_gather, emit_scatter
 from cellwright.cpu.amx.planes import PLANES, SPLIT, emit_planes, emit_split
 from cellwright.cpu.amx.unit import MATRIX, emit_matrix, emit_release, emit_setup
 from cellwright.cpu.dot import DOT, SWEEP, emit_dot, emit_sweep
-from cellwright.cpu.functions import PRODUCT_NAMES, common_names, library_names, tile_names
+from cellwright.cpu.functions import PANEL_NAMES, common_names, library_names, tile_names
 from cellwright.cpu.pack import PACK, TRANSPOSE, emit_pack, emit_transpose
 from cellwright.cpu.simd import Simd
 from cellwright.cpu.target import Target, host
@@ -52,12 +53,14 @@ def _emit_tiles(target: Target, dtype: str, vectors: int) -> ir.Module:
     return module
 
 
-def _emit_products(target: Target, dtype: str) -> ir.Module:
-    """Emit what products over all steps need of AMX."""
-    module = ir.Module(f"products_by_amx_{dtype}")
+def _emit_panels(target: Target, dtype: str) -> ir.Module:
+    """Emit what products of many steps at once need of AMX."""
+    module = ir.Module(f"panels_by_amx_{dtype}")
     for name, emit in (("lines", emit_lines), ("rows", emit_rows), ("turn", emit_turn)):
         emit(Simd(module, name, PART, target, dtype))
     emit_panel(Simd(module, "panel", PANEL, target, dtype))
+    emit_gather(Simd(module, "gather", GATHER, target, dtype))
+    emit_scatter(Simd(module, "scatter", SCATTER, target, dtype))
     return module
 
 
@@ -98,13 +101,11 @@ class Library:
             names = tile_names(target, self.dtype, v)
             self._load(f"tiles {v}", names, partial(_emit_tiles, target, self.dtype, v))
 
-    def need_products(self) -> None:
-        """Load what products over all steps have for themselves."""
+    def need_panels(self) -> None:
+        """Load what products of many steps at once have for themselves."""
         target = host()
         if target.has_amx(self.dtype):
-            self._load(
-                "products by AMX", PRODUCT_NAMES, partial(_emit_products, target, self.dtype)
-            )
+            self._load("panels by AMX", PANEL_NAMES, partial(_emit_panels, target, self.dtype))
 
     def address(self, name: str) -> int:
         """Return where a function is that was needed before."""

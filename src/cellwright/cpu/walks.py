@@ -134,7 +134,7 @@ class Products:
         self._call = WALK(self._address)
         self._team: Team = team(target)
         self._library = library(dtype)
-        self._library.need_products()
+        self._library.need_panels()
         self._dtype, self._lanes = dtype, target.lanes(dtype)
         self._scratch, self._rooms = scratch_size(target, dtype), dict[int, tuple[Shelf, int]]()
 
@@ -231,9 +231,12 @@ class Walk:
         all_groups = groups + more * (groups if share.by_units else 1)
         return self._plane_size, self._table_size + all_groups * self._group_size
 
+    def need_projection(self) -> None:
+        """Load what AMX needs to multiply the input ahead of the walk."""
+        self._library.need_panels()
+
     def projection_room(self, layout: Layout, share: Share) -> int:
         """Return the elements of what AMX needs to multiply the input ahead of the walk."""
-        self._library.need_products()
         rows = layout.rows if layout.counts is None else None  # other calls have others
         return Room.of(self.program).size(rows, share.threads)
 

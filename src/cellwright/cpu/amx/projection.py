@@ -16,11 +16,12 @@ import llvmlite.ir as ir
 
 from cellwright.cpu.amx.lines import PANEL_LINES, PANEL_SIZE, PART, PARTS
 from cellwright.cpu.amx.panel import PANEL, PANEL_SUMS, all_finite, ends_half, panels_of
+from cellwright.cpu.amx.panel_rows import GATHER, SCATTER
 from cellwright.cpu.amx.planes import flushing
 from cellwright.cpu.amx.unit import AMX_DEPTH, PLANE
 from cellwright.cpu.amx.weight_panels import Room, WeightPanels
 from cellwright.cpu.frame import Frame
-from cellwright.cpu.pack import TRANSPOSE, transposed
+from cellwright.cpu.pack import TRANSPOSE
 from cellwright.cpu.simd import I32, I64, POINTER, Value
 
 __all__ = ["emit_amx_projection"]
@@ -105,25 +106,14 @@ class _Projection:
         """Turn a panel of rows, and split it."""
         s, room, done = self.s, self.room, self.s.mul(p, PANEL_LINES)
         rows = s.min(s.sub(count, done), PANEL_LINES)
-        table, last = s.entry(self.x_rows, done), s.sub(rows, 1)
-
-        def lines(n: Value, _: list[Value]) -> None:
-            numbers = [s.min(s.add(n, j), last) for j in range(s.lanes)]
-            lines = [s.field(table, number, POINTER) for number in numbers]
-
-            def square(k: Value, mask: Value) -> None:
-                """Turn a square; what is beyond the last depth goes where nobody reads."""
-                for j, value in enumerate(transposed(s, [s.load(x, k, mask) for x in lines])):
-                    s.store(value, s.at(self.turned, n), s.mul(s.add(k, j), PANEL_LINES))
-
-            s.vectors(s.index(room.depth), square)
+        args = [s.entry(self.x_rows, done), rows, s.index(room.depth), self.turned]
+        self.functions.call("gather", GATHER, args)
 
         def group(g: Value, _: list[Value]) -> None:
             planes = s.at(self.planes, s.mul(s.add(s.mul(g, panels), p), PANEL_SIZE))
             depths = s.entry(self.depths, s.mul(g, room.group))
             self._split_all("lines", [depths, *map(s.index, (0, 0)), rows, s.index(1)], planes)
 
-        s.loop(0, rows, s.lanes, lines)
         s.loop(0, room.groups, 1, group)
 
     def _split_all(self, name: str, side: list[Value], planes: Value) -> None:
@@ -197,28 +187,14 @@ class _Projection:
         s.loop(0, count, PANEL_LINES, panel)
 
     def _write(self, e: Value, count: Value) -> None:
-        """Turn the results of a panel of weights, a square at a time, and write them."""
-        s, b = self.s, self.s.builder
-
-        def some(n: Value, _: list[Value]) -> None:
-            start = s.mul(b.and_(n, s.index(-PANEL_LINES)), PANEL_SUMS // PANEL_LINES)
-            sums = s.at(self.sums, s.add(start, b.and_(n, s.index(PANEL_LINES - 1))))
-            rows = s.entry(self.gx_rows, n), s.sub(count, n)
-            square = partial(self._square, e, sums, rows)
-            s.loop(0, self.weights.lines(e), s.lanes, square)
-
-        s.loop(0, count, s.lanes, some)
-
-    def _square(
-        self, e: Value, sums: Value, rows: tuple[Value, Value], u: Value, _: list[Value]
-    ) -> None:
-        """Write what a vector of weights gives with 16 rows: where they are, how many exist."""
-        s, weights, (places, count) = self.s, self.weights, rows
-        lines = [s.load(sums, s.mul(s.add(u, j), PANEL_LINES)) for j in range(s.lanes)]
-        mask, column = s.dynamic_mask(s.sub(weights.lines(e), u)), s.add(weights.column(e), u)
+        """Write the results of a panel of weights."""
+        s, weights = self.s, self.weights
         biases, _, _ = self.frame.buffers["b"]  # zeros, where there are none
-        before = s.load(s.at(biases, column), 0, mask)
-        for j, value in enumerate(transposed(s, lines)):
-            with s.builder.if_then(s.less(j, count)):
-                place = s.at(s.field(places, j, POINTER), column)
-                s.store(s.builder.fadd(before, value), place, 0, mask)
+
+        def panel(n: Value, _: list[Value]) -> None:
+            sums = s.at(self.sums, s.mul(n, PANEL_SUMS // PANEL_LINES))
+            rows = s.entry(self.gx_rows, n), s.min(s.sub(count, n), PANEL_LINES)
+            args = [sums, *rows, weights.lines(e), weights.column(e), biases]
+            self.functions.call("scatter", SCATTER, args)
+
+        s.loop(0, count, PANEL_LINES, panel)
