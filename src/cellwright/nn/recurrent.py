@@ -309,12 +309,8 @@ class Recurrent(Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run all layers over x (L, N, H_in), or packed (sum, H_in).
 
-        Args:
-            x: the input.
-            states: the initial states.
-            batch_sizes: of a packed sequence.
-            asked: the one layer is known not to be ready for a call like this one.
-            dtype: what the parameters are cast to, if they are.
+        ``asked``: the one layer is known not to be ready for a call like this one. ``dtype``: what
+        the parameters are cast to, if they are.
         """
         if self.num_layers == 1:
             return self._run_layer(0, x, states, batch_sizes, asked, dtype)
