@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from cellwright.autograd.obstacle import HALVES, obstacle
-from cellwright.autograd.operation import of_one_dtype, plan_for, widened
+from cellwright.autograd.operation import plan_for, widened
 from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.choice import ForwardWay, forward_way, share_of
 from cellwright.cpu.rates import amx_rate, matrix_rate, read_rate
@@ -139,8 +139,9 @@ def _sequence(recurrent: Recurrent, given: Tensor | PackedSequence) -> tuple[Ten
 def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> LayerExplanation:
     weights = recurrent._weights(number)
     cause, dtype = obstacle(x, weights) or "", x.dtype
-    if not cause and dtype in HALVES and of_one_dtype(x, weights):
-        x, weights = x.float(), widened(weights)
+    wide = None if cause else widened(x, None, weights)
+    if wide is not None:
+        x, _, weights = wide
     if not cause:
         try:
             host()

@@ -1,14 +1,13 @@
 """Large products, which AMX computes where there is one: borders, runs, infinity and nan."""
 
-import os
 import random
-import subprocess
 import sys
 from itertools import product
 
 import llvmlite.ir as ir
 import pytest
 import torch
+from tests.cpu.processes import python
 from tests.cpu.product_list import ProductList
 from tests.cpu.test_memory import page_end
 from tests.cpu.test_product import multiply, runs_of
@@ -116,11 +115,7 @@ def multiply_by_amx_alone():
 def test_amx_alone(tmp_path):
     """What comes out wrong is mostly nan, which vectors would put right."""
     code = f"from {__name__} import multiply_by_amx_alone as f; f(); print('right')"
-    env = os.environ | {"CELLWRIGHT_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env
-    )
-    assert done.stdout == "right\n", done.stderr
+    assert python(code, CELLWRIGHT_CACHE_DIR=str(tmp_path)) == "right"
 
 
 def read_to_page_ends():
@@ -135,8 +130,7 @@ def read_to_page_ends():
 @pytest.mark.skipif(sys.platform == "win32", reason="uses mprotect")
 def test_nothing_is_read_behind_matrices():
     code = f"from {__name__} import read_to_page_ends as f; f(); print('read')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "read\n", done.stderr
+    assert python(code) == "read"
 
 
 def test_overflow():

@@ -1,14 +1,11 @@
 """The input's products that AMX takes ahead of a walk: as the walk would have taken them."""
 
-import os
-import subprocess
-import sys
-
 import llvmlite.ir as ir
 import pytest
 import torch
 from tests.cpu.agreement import FORMS, compare, double, make, results, run
 from tests.cpu.cells import BUNDLED, CELLS
+from tests.cpu.processes import python
 from tests.cpu.test_threads import BY_UNITS
 from tests.tolerance import assert_close
 
@@ -34,7 +31,8 @@ def projected(monkeypatch):
     monkeypatch.setattr(choice, "takes_amx", lambda *_: False)
     monkeypatch.setattr(choice, "_reads_raw", lambda *_: False)
     monkeypatch.setattr(choice, "_projects_first", _can)
-    monkeypatch.setattr(choice, "_projects_by_amx", lambda layer, *_: layer.dtype == "float32")
+    for module, name in ((choice, "_projects_by_amx"), (forward, "may_project_by_amx")):
+        monkeypatch.setattr(module, name, lambda layer, *_: layer.dtype == "float32")
     yield
     plan.plan_of.cache_clear()
 
@@ -119,7 +117,8 @@ def test_numbers_near_the_smallest_count_again_afterwards():
 def project_by_amx_alone():
     """Have nothing check what AMX finds, and nothing else do its work."""
     projection.all_finite = lambda *_: ir.Constant(ir.IntType(1), 1)
-    choice._projects_first, choice._projects_by_amx = _can, lambda *_: True
+    choice._projects_first = _can
+    choice._projects_by_amx = forward.may_project_by_amx = lambda *_: True
     choice._reads_raw = choice.takes_amx = lambda *_: False
     for inputs, steps in ((20, 33), (129, 17), (160, 70), (300, 40)):
         compare(make(lstm, 70, inputs, batch=1, steps=steps))
@@ -129,11 +128,7 @@ def project_by_amx_alone():
 def test_amx_alone(tmp_path):
     """What comes out wrong is mostly nan, which vectors would put right."""
     code = f"from {__name__} import project_by_amx_alone as f; f(); print('right')"
-    env = os.environ | {"CELLWRIGHT_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env
-    )
-    assert done.stdout == "right\n", done.stderr
+    assert python(code, CELLWRIGHT_CACHE_DIR=str(tmp_path)) == "right"
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "two_stages"])
@@ -208,8 +203,8 @@ def test_layers_choose(monkeypatch):
     assert takes(256, 64, 30)  # the clock of a walk with so many weights is faster after it
 
 
-def test_layers_out_of_the_own_cache_read_no_weights_twice(monkeypatch):
-    """Neither of the input, from three steps on."""
+def test_weights_out_of_the_own_cache_are_not_read_three_times(monkeypatch):
+    """Those of the input are then read once, ahead of the walk."""
     monkeypatch.undo()
     for units, steps, raw in ((512, 2, True), (512, 3, False), (128, 3, True)):
         layer = plan.plan_of(lstm, units, units, units, "float32", True)

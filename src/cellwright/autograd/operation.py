@@ -22,7 +22,7 @@ from cellwright.errors import CompileError
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights, interpret_layer
 
-__all__ = ["Differentiable", "apply", "of_one_dtype", "plan_for", "run_layer", "widened"]
+__all__ = ["Differentiable", "apply", "plan_for", "run_layer", "widened"]
 
 
 def run_layer(
@@ -40,10 +40,9 @@ def run_layer(
     work in float32, and the results are rounded.
     """
     cause = obstacle(x, weights, states or ())
-    if cause is None and x.dtype in HALVES and of_one_dtype(x, weights, states or ()):
-        wide = [t.float() for t in (x, *(states or ()))]
-        own = None if states is None else wide[1:]
-        out, finals = run_layer(cell, wide[0], own, widened(weights), batch_sizes, hidden_size)
+    wide = widened(x, states, weights) if cause is None else None
+    if wide is not None:
+        out, finals = run_layer(cell, *wide, batch_sizes, hidden_size)
         return out.to(x.dtype), tuple(final.to(x.dtype) for final in finals)
     if cause is None:
         try:
@@ -59,14 +58,15 @@ def run_layer(
     return result
 
 
-def of_one_dtype(x: Tensor, weights: Sequence[Weights], states: Sequence[Tensor] = ()) -> bool:
-    """Whether all that goes in has the dtype of the input."""
-    return all(t.dtype is x.dtype for t in (*states, *(t for w in weights for t in w.tensors)))
-
-
-def widened(weights: Sequence[Weights]) -> list[Weights]:
-    """Return parameters in float32."""
-    return [Weights(w.form, [t.float() for t in w.tensors]) for w in weights]
+def widened(
+    x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
+) -> tuple[Tensor, Sequence[Tensor] | None, list[Weights]] | None:
+    """Return input, states and parameters in float32 if all are of one half precision, or None."""
+    others = (*(states or ()), *(t for w in weights for t in w.tensors))
+    if x.dtype not in HALVES or any(t.dtype is not x.dtype for t in others):
+        return None
+    own = None if states is None else [state.float() for state in states]
+    return x.float(), own, [w.to(torch.float32) for w in weights]
 
 
 def plan_for(cell: Cell, x: Tensor, weights: Sequence[Weights], hidden_size: int) -> Plan | None:

@@ -100,7 +100,7 @@ class ForwardCall:
         self.keep, self.share, way = keep, share_of(plan, layout), forward_way(plan, layout)
         self.raw, self.amx, self.ahead, self.amx_ahead, self.raw_walk = way
         # early, so that nothing is left to compile for other lengths
-        if self.amx_ahead or may_project_by_amx(plan):
+        if may_project_by_amx(plan):
             self.walk.need_projection()
         made = self._made(rows)
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0

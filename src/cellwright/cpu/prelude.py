@@ -1,6 +1,5 @@
 """What happens ahead of a walk: weights are laid out as it reads them, biases are summed up."""
 
-from collections.abc import Sequence
 from functools import partial
 
 from cellwright.cpu.amx.arrangement import arrange, stage_size
@@ -9,7 +8,7 @@ from cellwright.cpu.constants import emit_constants
 from cellwright.cpu.frame import REFUSED, Frame
 from cellwright.cpu.pack import PACK
 from cellwright.cpu.parts import depths, padded, split
-from cellwright.cpu.simd import I64, Value
+from cellwright.cpu.simd import Value
 from cellwright.graph.schedule import Product, Stage
 
 __all__ = ["emit_prelude"]
@@ -22,9 +21,6 @@ def emit_prelude(frame: Frame) -> None:
     """
     s, program = frame.s, frame.program
 
-    def planes() -> None:
-        _pack_planes(frame, program.stages, frame.packed)
-
     def vectors() -> None:
         offset = 0
         for stage, depth in zip(program.stages, depths(program), strict=True):
@@ -32,22 +28,23 @@ def emit_prelude(frame: Frame) -> None:
             offset += depth * padded(stage.units, s.lanes)
 
     with s.builder.if_then(s.builder.not_(s.is_null(frame.packed))):
-        frame.by_amx(planes, vectors)
+        frame.by_amx(lambda: _pack_planes(frame), vectors)
         once = s.builder.icmp_signed("==", frame.thread, s.index(0))
         s.when(once, lambda: emit_constants(frame))
     s.finish()
 
 
-def _pack_planes(frame: Frame, stages: Sequence[Stage], target: Value) -> None:
-    """Lay the weights of stages out as planes, for AMX."""
-    for stage in stages:
+def _pack_planes(frame: Frame) -> None:
+    """Lay the weights out as planes, for AMX."""
+    target = frame.packed
+    for stage in frame.program.stages:
         _pack_stage_planes(frame, stage, target)
         target = frame.s.at(target, stage_size(stage, frame.s.lanes))
 
 
 def _pack_stage_planes(frame: Frame, stage: Stage, packed: Value) -> None:
     s, arrangement = frame.s, arrange(stage)
-    refused = s.builder.gep(frame.struct, [s.index(REFUSED)], source_etype=I64)
+    refused = s.entry(frame.struct, REFUSED)
     for (p, tile), start in arrangement.starts.items():
         name = "planes_depth" if p.transposed else "planes_units"
         base, stride = frame.matrices[p.matrix]

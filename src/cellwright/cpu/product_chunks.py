@@ -139,7 +139,7 @@ class Chunks:
             (place,) = carried
             depth, runs = s.field(table, place), s.field(table, s.add(place, 1))
             at = s.add(place, 2)
-            found = _Group(depth, runs, s.builder.gep(table, [at], source_etype=I64))
+            found = _Group(depth, runs, s.entry(table, at))
             self._gather(found, w, width, (r, count))
             self._multiply(found, w, (r, count), s.builder.zext(s.less(j, 1), I64))
             return [s.add(at, s.mul(runs, 3))]
@@ -166,7 +166,7 @@ class Chunks:
         start = s.builder.select(wide, s.index(0), s.mul(self.full, self.block))
 
         def run(k: Value, done: list[Value]) -> list[Value]:
-            numbers = s.builder.gep(group.first, [s.mul(k, 3)], source_etype=I64)
+            numbers = s.entry(group.first, s.mul(k, 3))
             size = s.field(numbers, 2)
             self._gather_wide(w, (start, width), numbers, size, done[0])
             s.when(narrow, lambda: self._gather_rows(rows, numbers, size, done[0]))

@@ -10,9 +10,9 @@ from cellwright.cpu.simd import Value
 from cellwright.cpu.tile import groups, put_rows
 from cellwright.graph.schedule import Stage
 
-__all__ = ["UnitBlock", "emit_projection", "put_products"]
+__all__ = ["emit_projection"]
 
-UnitBlock = tuple[Value, int, int]
+_UnitBlock = tuple[Value, int, int]
 """A block of units: the first, how many vectors, how many units exist."""
 
 
@@ -44,7 +44,7 @@ def _project_stage(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
 
 
 def _project_rows(
-    frame: Frame, part: Part, columns: tuple[int, ...], weights: Value, block: UnitBlock
+    frame: Frame, part: Part, columns: tuple[int, ...], weights: Value, block: _UnitBlock
 ) -> None:
     """Multiply the rows of successive steps, for one batch row after the other."""
     s, p = frame.s, part.product
@@ -62,17 +62,17 @@ def _project_rows(
             product, rows = (weights, p.depth, p.count), (frame.row_table, size)
             share = t, steps
             frame.tile_call(vectors, frame.tiles, stride, product, s.index(1), rows, share)
-            put_products(frame, columns, block, (r, t, size), stride, first=part.first)
+            _put_products(frame, columns, block, (r, t, size), stride, first=part.first)
 
         groups(s, steps, s.target.rows, group)
 
     s.loop(low, high, 1, row)
 
 
-def put_products(
+def _put_products(
     frame: Frame,
     columns: tuple[int, ...],
-    block: UnitBlock,
+    block: _UnitBlock,
     steps: tuple[Value, Value, Value],
     stride: int,
     *,

@@ -41,7 +41,7 @@ def _emit_retry(s: Simd, prelude: ir.Function) -> None:
     struct, _ = s.function.args
 
     def retry() -> None:
-        s.builder.store(s.index(0), s.builder.gep(struct, [s.index(SPLIT)], source_etype=I64))
+        s.builder.store(s.index(0), s.entry(struct, SPLIT))
         s.builder.call(prelude, s.function.args)
 
     s.when(s.less(0, s.field(struct, REFUSED)), retry)

@@ -74,6 +74,10 @@ class Weights:
     def __init__(self, form: Form, tensors: Sequence[Tensor]) -> None:
         self.form, self.tensors = form, tensors
 
+    def to(self, dtype: torch.dtype) -> "Weights":
+        """Return them in another dtype."""
+        return Weights(self.form, [t.to(dtype) for t in self.tensors])
+
     @classmethod
     def of(
         cls,

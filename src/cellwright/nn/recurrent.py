@@ -342,7 +342,7 @@ class Recurrent(Module):
                 return done
         weights = self._weights(layer)
         if dtype is not None:
-            weights = [Weights(w.form, [t.to(dtype) for t in w.tensors]) for w in weights]
+            weights = [w.to(dtype) for w in weights]
         cell, units = self._whole_cell, self.hidden_size
         made = operation.run_layer(cell, x, states, weights, batch_sizes, units)
         if dense:

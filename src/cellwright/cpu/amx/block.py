@@ -6,7 +6,7 @@ from cellwright.cpu.amx.arrangement import arrange, group_size, place_table, tab
 from cellwright.cpu.amx.planes import SPLIT, weight_size
 from cellwright.cpu.amx.unit import AMX_ROWS, MATRIX, ROW_BLOCK
 from cellwright.cpu.frame import Frame
-from cellwright.cpu.simd import I64, Value
+from cellwright.cpu.simd import Value
 from cellwright.cpu.tile import put_rows
 from cellwright.graph.schedule import Read, Stage
 
@@ -49,7 +49,7 @@ class WalkProducts:
         s = self.s
 
         def put(j: Value, _: list[Value]) -> None:
-            place = s.builder.gep(self.memory, [s.add(j, start)], source_etype=I64)
+            place = s.entry(self.memory, s.add(j, start))
             s.builder.store(s.mul(s.add(j, first), ROW_BLOCK), place)
 
         s.loop(0, count, 1, put)
@@ -129,7 +129,7 @@ class WalkProducts:
         s, (planes, vectors), (row, count), (out, stride) = self.s, weights, rows, results
         _, runs = self.arrangements[stage].tiles[tile]
         blocks = s.index(sum(size for _, size in runs))
-        place = s.builder.gep(self.memory, [s.index(self.tables[runs])], source_etype=I64)
+        place = s.entry(self.memory, self.tables[runs])
         one, two = (self.functions.number(f"matrix_{n}_{vectors}") for n in (1, 2))
         first, size = self._group(stage, row), self._distance(stage)
 

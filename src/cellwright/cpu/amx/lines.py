@@ -31,6 +31,7 @@ __all__ = [
     "emit_lines",
     "emit_rows",
     "emit_turn",
+    "whole_block",
 ]
 
 PANEL_LINES, PANEL_DEPTH = 2 * AMX_ROWS, 128
@@ -46,6 +47,16 @@ PART = (I64, I64, I64, POINTER, I64, I64, I64, I64, POINTER)
 """Arguments of some parts of a split: the first part, and the one after the last; the block's first
 depth; a table of the addresses of depths, how many of them count; the first line, how many there
 are, and the distance between rows; the block's planes. Columns have no distance."""
+
+
+def whole_block(
+    s: Simd, parts: Value, j: Value, side: Sequence[Value], planes: Value
+) -> list[Value]:
+    """Return the arguments of a split of the ``j``-th block of a panel in all its parts.
+
+    ``side``: those from the table on, but for the panel's planes.
+    """
+    return [s.index(0), s.index(parts), s.mul(j, AMX_DEPTH), *side, s.at(planes, s.mul(j, PLANE))]
 
 
 def _put(s: Simd, halves: Sequence[Value], place: Value) -> None:

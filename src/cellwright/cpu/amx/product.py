@@ -17,10 +17,18 @@ from functools import partial
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.amx.lines import HALVES, PANEL_DEPTH, PANEL_LINES, PANEL_SIZE, PART, PARTS
+from cellwright.cpu.amx.lines import (
+    HALVES,
+    PANEL_DEPTH,
+    PANEL_LINES,
+    PANEL_SIZE,
+    PART,
+    PARTS,
+    whole_block,
+)
 from cellwright.cpu.amx.panel import PANEL, PANEL_SUMS, all_finite, ends_half, panels_of
 from cellwright.cpu.amx.planes import flushing
-from cellwright.cpu.amx.unit import AMX_DEPTH, PLANE
+from cellwright.cpu.amx.unit import AMX_DEPTH
 from cellwright.cpu.functions import Functions
 from cellwright.cpu.pack import TRANSPOSE
 from cellwright.cpu.product_job import FIRST_GROUP, Job
@@ -267,9 +275,7 @@ class AmxChunks:
 
     def _split(self, which: Value, parts: Value, j: Value, side: list[Value], to: Value) -> None:
         """Split a block of a panel, in all its parts; ``side``: arguments from the table on."""
-        s = self.s
-        args = [s.index(0), parts, s.mul(j, AMX_DEPTH), *side, s.at(to, s.mul(j, PLANE))]
-        self.functions.call(which, PART, args)
+        self.functions.call(which, PART, whole_block(self.s, parts, j, side, to))
 
     def _split_columns(self, depth: Value, blocks: Value) -> None:
         """Split all columns of B, and of the other B."""

@@ -14,11 +14,10 @@ from functools import partial
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.amx.lines import PANEL_LINES, PANEL_SIZE, PART, PARTS
+from cellwright.cpu.amx.lines import PANEL_LINES, PANEL_SIZE, PART, PARTS, whole_block
 from cellwright.cpu.amx.panel import PANEL, PANEL_SUMS, all_finite, ends_half, panels_of
 from cellwright.cpu.amx.panel_rows import GATHER, SCATTER
 from cellwright.cpu.amx.planes import flushing
-from cellwright.cpu.amx.unit import AMX_DEPTH, PLANE
 from cellwright.cpu.amx.weight_panels import Room, WeightPanels
 from cellwright.cpu.frame import Frame
 from cellwright.cpu.pack import TRANSPOSE
@@ -53,7 +52,6 @@ class _Projection:
             at = s.at(at, s.add(s.mul(most, more - size), size))
         self.planes, self.split, self.sums, self.tiles, self.turned, *tables = places
         self.x_rows, self.gx_rows, self.depths, self.told, table = tables
-        self.lists = {"x": self.x_rows, "gx": self.gx_rows}
         self.weights = WeightPanels(frame, table)
         self.control = s.reserve(I32, 2)
 
@@ -72,7 +70,8 @@ class _Projection:
     def _list_rows(self, first: Value, count: Value) -> None:
         """List where rows of x and of ``gx`` are: those of a step, then those of the next one."""
         s, b = self.s, self.s.builder
-        sides = [(*self.frame.buffers[name], table) for name, table in self.lists.items()]
+        tables = {"x": self.x_rows, "gx": self.gx_rows}
+        sides = [(*self.frame.buffers[name], table) for name, table in tables.items()]
 
         def row(n: Value, _: list[Value]) -> None:
             number = s.add(first, n)
@@ -118,13 +117,11 @@ class _Projection:
 
     def _split_all(self, name: str, side: list[Value], planes: Value) -> None:
         """Split all blocks of a panel; ``side``: arguments from the table on."""
-        s = self.s
 
         def block(j: Value, _: list[Value]) -> None:
-            parts = s.index(0), s.index(PARTS), s.mul(j, AMX_DEPTH)
-            self.functions.call(name, PART, [*parts, *side, s.at(planes, s.mul(j, PLANE))])
+            self.functions.call(name, PART, whole_block(self.s, PARTS, j, side, planes))
 
-        s.loop(0, self.room.blocks, 1, block)
+        self.s.loop(0, self.room.blocks, 1, block)
 
     def _told(self, e: Value, g: Value) -> list[Value]:
         """Write down where a group of depths of a panel of weights is; return what a split needs.

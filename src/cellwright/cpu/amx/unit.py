@@ -87,7 +87,7 @@ def emit_setup(s: Simd) -> None:
     words = [1, 0, size, size, 0, 0, rows, 0]  # the first palette
     memory = s.reserve(I64, len(words))
     for j, word in enumerate(words):
-        s.builder.store(s.index(word), s.builder.gep(memory, [s.index(j)], source_etype=I64))
+        s.builder.store(s.index(word), s.entry(memory, j))
     s.call("llvm.x86.ldtilecfg", ir.VoidType(), [POINTER], [memory])
 
 
