@@ -124,6 +124,12 @@ def same(output, block, shown, where):
         assert output == shown, where
 
 
+@each_page
+def test_shown_kernels_are_those_of_any_machine(page):
+    """Which calls AMX takes, and in which tiles, is another text where there is none."""
+    assert [b.line for b in blocks(page) if b.language == "text" and "(amx, " in b.text] == []
+
+
 def test_the_readme_shows_the_lstm():
     assert any(b.text.startswith("$ cellwright describe lstm\n") for b in blocks(PAGES[0]))
 
