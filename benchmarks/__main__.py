@@ -19,6 +19,8 @@ import torch
 from benchmarks import report
 from benchmarks.grid import MEMORY_SHAPES, target_rows, wide_rows
 from benchmarks.memory import Memory, measure_memory
+from benchmarks.peers.measure import Beside, measure_beside
+from benchmarks.peers.peer import find_peers
 from benchmarks.startup import Startup, measure_import, measure_startup
 from benchmarks.subprocesses import ProbeError
 from cellwright.app.bench import machine
@@ -28,6 +30,7 @@ from cellwright.app.bench.timing import QUICK, Budget
 from cellwright.app.bench.workload import Library
 
 PARTS = ("targets", "wide", "memory", "startup")
+PEERS = "peers"
 _BUSY = 0.5
 
 
@@ -35,7 +38,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
+    add("--parts", nargs="+", choices=(*PARTS, PEERS), default=PARTS,
+        help="what to measure (default: all but peers, which times other libraries on the rows "
+             "with a target; pip install -c constraints.txt -e '.[peers]' first)")  # fmt: skip
     add("--rows", type=re.compile, metavar="PATTERN",
         help="only rows whose name matches, such as 'LSTM train' or '128, 256, 32, 100'; "
              "leaves out memory and startup unless --parts names them")  # fmt: skip
@@ -58,13 +63,12 @@ def choose_rows(options: argparse.Namespace) -> list[Row]:
     if "wide" in options.parts:
         rows += wide_rows(options.threads)
     cores = machine.available_cores()
-    return [
-        row
-        for row in rows
-        if row.threads in options.threads
-        and row.threads <= cores
-        and (options.rows is None or options.rows.search(row.name))
-    ]
+    chosen = (row for row in rows if row.threads in options.threads and row.threads <= cores)
+    return _matching(options, chosen)
+
+
+def _matching(options: argparse.Namespace, rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if options.rows is None or options.rows.search(row.name)]
 
 
 def _log(message: str) -> None:
@@ -106,6 +110,22 @@ def run_startup(options: argparse.Namespace) -> tuple[list[Startup], float | Non
         return startups, None
 
 
+def run_peers(options: argparse.Namespace, ours: Library, budget: Budget) -> list[Beside]:
+    """Measure the rows with a target on one thread beside all peers that are installed."""
+    peers, missing = find_peers()
+    if missing:
+        _log(f"left out, as they are not installed: {', '.join(missing)}; "
+             "pip install -c constraints.txt -e '.[peers]'")  # fmt: skip
+    rows = _matching(options, (row for row in target_rows() if row.threads == 1))
+    results = []
+    for number, row in enumerate(rows, 1):
+        with machine.on_threads(1):
+            results.append(measure_beside(row, ours, peers, budget))
+        best = results[-1].best_peer or "no peer was timed"
+        _log(f"[{number}/{len(rows)}] {PEERS} {row.name}: best peer: {best}")
+    return results
+
+
 def _print_section(title: str, *paragraphs: str) -> None:
     print(f"\n### {title}\n", *paragraphs, sep="\n", flush=True)
 
@@ -131,11 +151,26 @@ def _any_failure(outcomes: Iterable[Result | Memory | Startup]) -> bool:
     return any(outcome.failure is not None for outcome in outcomes)
 
 
+def _add_rows(options: argparse.Namespace, found: dict[str, Any], budget: Budget) -> bool:
+    """Measure and print what runs in this process; whether any of it failed."""
+    rows, ours, failed = choose_rows(options), importlib.import_module(options.ours), False
+    if rows:
+        found["rows"] = run_rows(rows, ours, budget, found["matrix_product_gflops"])
+        failed = _any_failure(found["rows"])
+        print_rows(found["rows"])
+    if PEERS in options.parts:
+        beside = found[PEERS] = run_peers(options, ours, budget)
+        failed |= any(one.failures for one in beside)
+        _print_section("Other libraries", report.peers_table(beside), "",
+                       report.peers_summary(beside))  # fmt: skip
+    return failed
+
+
 def measure(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Run and print all that was asked for; the findings for JSON and whether any failed."""
-    rows, budget = choose_rows(options), QUICK if options.quick else Budget()
+    budget = QUICK if options.quick else Budget()
     described = machine.describe()  # before our own work adds to the load
-    counts = sorted({row.threads for row in rows})
+    counts = sorted({row.threads for row in choose_rows(options)})
     rates = {n: machine.matrix_product_rate(n, Budget()) for n in counts}
     found: dict[str, Any] = {"machine": described, "matrix_product_gflops": rates}
     if float(described["load"]) > _BUSY:
@@ -152,11 +187,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         failed |= _any_failure(found["startup"]) or found["import_seconds"] is None
         line = found["import_seconds"] and report.import_line(found["import_seconds"])
         _print_section("First calls", report.startup_table(found["startup"]), "", line or "")
-    if rows:
-        ours: Any = importlib.import_module(options.ours)
-        found["rows"] = run_rows(rows, ours, budget, rates)
-        failed |= _any_failure(found["rows"])
-        print_rows(found["rows"])
+    failed |= _add_rows(options, found, budget)
     return found, failed
 
 

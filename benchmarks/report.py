@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from benchmarks.memory import Memory, noise
+from benchmarks.peers.measure import OURS, TORCH, Beside
 from benchmarks.startup import CACHED_LIMIT, COMPILE_LIMIT, IMPORT_LIMIT, Startup
 from cellwright.app.bench.machine import line as described
 from cellwright.app.bench.measure import Result
@@ -141,6 +142,38 @@ def summary(results: Sequence[Result]) -> str:
     if failed:
         lines.append("")
     lines += [f"- {FAILED}: {result.row.name}: {result.failure}" for result in failed]
+    return "\n".join(lines)
+
+
+def peers_table(results: Sequence[Beside]) -> str:
+    """Median times of each library, and how often the fastest peer's is Cellwright's."""
+    peers = dict.fromkeys(name for r in results for name in r.times if name not in (OURS, TORCH))
+    names = (OURS, TORCH, *peers)
+
+    def line(result: Beside) -> list[str]:
+        row, times, best = result.row, result.times, result.best_peer
+        medians = [micros(times[name].median) if name in times else _NONE for name in names]
+        ahead = _NONE if best is None else f"{times[best].median / times[OURS].median:.2f}×"
+        return [str(row.shape), WORK_NAMES[row.work], row.cell, *medians, ahead]
+
+    header = ("I, H, B, T", "what", "cell", *(f"{name} µs" for name in names), "best peer / ours")
+    return table(header, map(line, results))
+
+
+def peers_summary(results: Sequence[Beside]) -> str:
+    """In how many rows no peer is faster, and what was wrong with whom."""
+    timed = [(r, r.best_peer) for r in results if r.best_peer is not None]
+    behind = [(r, p) for r, p in timed if r.times[p].median < r.times[OURS].median]
+    lines = [
+        f"No peer is faster than Cellwright in {len(timed) - len(behind)} of {len(timed)} rows."
+    ]
+    if behind:
+        lines.append("")
+    lines += [f"- {peer} is faster: {r.row.cell} {r.row.work} {r.row.shape}" for r, peer in behind]
+    failures = [(r.row, *failure) for r in results for failure in r.failures.items()]
+    if failures:
+        lines.append("")
+    lines += [f"- {FAILED}: {name}: {row.name}: {why}" for row, name, why in failures]
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cellwright.app.bench.workload import Workload
 
-__all__ = ["DisagreementError", "check"]
+__all__ = ["DisagreementError", "check", "compare"]
 
 # Largest difference allowed, relative to the largest magnitude of the reference tensor.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -29,7 +29,17 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
     return math.nan if math.isnan(scale) else difference / max(scale, _SMALLEST_SCALE)
 
 
-def _compare(what: str, ours: Tensor | None, theirs: Tensor | None) -> float:
+def compare(what: str, ours: Tensor | None, theirs: Tensor | None) -> float:
+    """Return the relative error of a result, or refuse it.
+
+    Raises:
+        DisagreementError: the error is above the dtype's tolerance, or the forms differ.
+    """
+    """Return the relative error of a result, or refuse it.
+
+    Raises:
+        DisagreementError: the error is above the dtype's tolerance, or the forms differ.
+    """
     if ours is None and theirs is None:
         return 0.0
     if ours is None or theirs is None:
@@ -77,5 +87,5 @@ def check(ours: Workload, theirs: Workload) -> float:
             for (name, mine), (expected_name, expected) in pairs:
                 if name != expected_name:
                     raise DisagreementError(f"ours yields {name}, torch.nn {expected_name}")
-                worst = max(worst, _compare(name, mine, expected))
+                worst = max(worst, compare(name, mine, expected))
     return worst

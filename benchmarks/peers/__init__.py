@@ -1,0 +1,1 @@
+"""Other libraries, timed beside Cellwright and torch.nn on the same layers."""
