@@ -8,6 +8,7 @@ from hypothesis import given
 from tests.random_cells import REPRODUCIBLE, cells
 
 import cellwright as cw
+import cellwright.nn as cw_nn
 from cellwright import cell, describe
 from cellwright.cells import CELLS
 
@@ -235,8 +236,12 @@ def test_signs_and_brackets() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_choices() -> None:
-    with pytest.raises(ValueError, match="'lstn'; choose one of rnn_tanh, rnn_relu, lstm, gru"):
-        describe("lstn")
+    with pytest.raises(
+        ValueError, match=r"'gruu' \(did you mean 'gru'\?\); there are rnn_tanh, rnn_relu,"
+    ):
+        describe("gruu")
+    with pytest.raises(TypeError, match="the name of a bundled one, got RNN"):
+        describe(cw_nn.RNN(3, 4))
 
 
 def test_impossible_sizes_are_refused() -> None:

@@ -89,6 +89,55 @@ def test_packed_sequences_of_equal_lengths_are_a_dense_batch():
     assert only(module, uneven).input != only(module, x).input
 
 
+LSTM, GRU = nn.LSTM(3, 5), nn.GRU(3, 5)
+UNEVEN = pack_sequence([torch.zeros(4, 3), torch.zeros(2, 3)])
+
+
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("module", "given"),
+    [
+        (LSTM, torch.zeros(4, 2, 3)),
+        (LSTM, torch.zeros(4, 3)),
+        (LSTM, torch.zeros(4, 2, 3, dtype=torch.float16)),
+        (LSTM, torch.zeros(4, 2, 3, dtype=torch.bfloat16)),
+        (nn.LSTM(3, 5, 2, bidirectional=True, dtype=torch.bfloat16), torch.zeros(4, 2, 3)),
+        (LSTM, UNEVEN),
+        (nn.LSTM(3, 5, proj_size=2), torch.zeros(4, 2, 3)),
+        (GRU, torch.zeros(4, 2, 3)),
+        (nn.Recurrent("lstm", 3, 5), torch.zeros(4, 2, 3)),
+    ],
+)
+def test_under_autocast(module, given, lower):
+    with torch.autocast("cpu", lower), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        layers = cellwright.explain(module, given).layers
+        assert caught == []
+        module(given)
+    kernels = {layer.kernel != "interpreter" for layer in layers}
+    assert kernels == {not [w for w in caught if w.category is InterpreterWarning]}
+
+
+@pytest.mark.parametrize(
+    ("module", "given"),
+    [
+        (LSTM, torch.zeros(4, 2, 9)),
+        (LSTM, torch.zeros(0, 2, 3)),
+        (LSTM, torch.zeros(4, 2, 3, 1)),
+        (GRU, torch.zeros(4, 2, 3).double()),
+        (GRU, torch.zeros(4, 2, 3).long()),
+        (GRU, (4, 2, 3)),
+        (GRU, pack_sequence([torch.zeros(4, 9), torch.zeros(2, 9)])),
+    ],
+)
+def test_what_the_call_refuses_is_refused_alike(module, given):
+    with pytest.raises((AttributeError, RuntimeError, ValueError)) as called:
+        module(given)
+    with pytest.raises(type(called.value)) as explained:
+        cellwright.explain(module, given)
+    assert str(explained.value) == str(called.value)
+
+
 def test_other_modules_are_refused():
     with pytest.raises(TypeError, match=r"takes a module of cellwright\.nn .*, not torch"):
         cellwright.explain(torch.nn.LSTM(3, 5), torch.zeros(4, 2, 3))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cellwright.cells import CELLS
+from cellwright.cells import find_cell
 from cellwright.graph.cell import INPUT, Cell
 from cellwright.printing.mathml import MATHML, aligned
 from cellwright.printing.naming import Equation, Reading
@@ -78,8 +78,9 @@ def describe(
 
     Raises:
         ValueError: there is no cell of that name, or no layer of these sizes.
+        TypeError: it is neither a cell nor a name; of a module, describe its ``cell``.
     """
-    found = _find(cell)
+    found = find_cell(cell)
     hidden = HIDDEN_SIZE if hidden_size is None else hidden_size
     default = hidden if found.reads_input else INPUT_SIZE
     width = default if input_size is None else input_size
@@ -101,16 +102,6 @@ def describe(
         mathml=aligned(mathml),
         parameters=_formula(found, bias),
     )
-
-
-def _find(cell: Cell | str) -> Cell:
-    if isinstance(cell, Cell):
-        return cell
-    if cell not in CELLS:
-        raise ValueError(
-            f"there is no cell {cell!r}; choose one of {', '.join(CELLS)}, or pass a Cell"
-        )
-    return CELLS[cell]
 
 
 def _check(cell: Cell, input_size: int, hidden_size: int) -> None:

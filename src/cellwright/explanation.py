@@ -1,5 +1,6 @@
 """Tell beforehand how a call will run: which kernel, tile, threads, and how fast it can be."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ from cellwright.cpu.rates import amx_rate, matrix_rate, read_rate
 from cellwright.cpu.target import host
 from cellwright.cpu.walks import Layout
 from cellwright.errors import CompileError
-from cellwright.nn import Recurrent
+from cellwright.graph.interpret import Weights
+from cellwright.nn import Recurrent, checks
+from cellwright.nn.autocast import lowered_dtype
 from cellwright.nn.recurrent import is_dense
 from cellwright.nn.sequence import SequenceModel
 
@@ -85,7 +88,7 @@ class Explanation:
 
 
 def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanation:  # noqa: A002
-    """Tell which kernel, tile, threads and floor a call ``module(input)`` gets. Runs nothing.
+    """Tell which kernel, tile, threads and floor a call ``module(input)`` gets. Runs no layer.
 
     The floor is the larger of two times: the operations at the measured rate of this machine's
     tiles or its AMX, and the weights read at its measured bandwidth, times the number of steps.
@@ -97,6 +100,7 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
 
     Raises:
         TypeError: the module has no recurrent layers of Cellwright's.
+        AttributeError, RuntimeError, ValueError: the input does not fit, as the call would say.
     """
     recurrent = module.recurrent if isinstance(module, SequenceModel) else module
     if not isinstance(recurrent, Recurrent):
@@ -105,13 +109,9 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
             f"not {type(module).__module__}.{type(module).__name__}"
         )
     x, layout = _sequence(recurrent, input)
-    layers = []
-    for number in range(recurrent.num_layers):
-        layers.append(_layer(recurrent, number, x, layout))
-        width = (recurrent.proj_size or recurrent.hidden_size) * (
-            2 if recurrent.bidirectional else 1
-        )
-        x = x.new_empty(1).expand(*x.shape[:-1], width)
+    lower = lowered_dtype(recurrent, x, (), packed=layout.counts is not None)
+    with torch.autocast("cpu", enabled=False) if lower else nullcontext():
+        layers = _layers(recurrent, x, layout, lower)
     compiled = all(not layer.cause for layer in layers)
     backward = (
         "derived kernel, then a matrix product for each weight and the input over all steps; a "
@@ -122,22 +122,44 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
     return Explanation(repr(recurrent), tuple(layers), backward)
 
 
+def _layers(
+    recurrent: Recurrent, x: Tensor, layout: Layout, lower: torch.dtype | None
+) -> list[LayerExplanation]:
+    """Explain each layer; ``lower``: the dtype that autocast lowers the call to."""
+    x = x if lower is None else x.to(lower)
+    width = (recurrent.proj_size or recurrent.hidden_size) * (1 + recurrent.bidirectional)
+    found = []
+    for number in range(recurrent.num_layers):
+        weights = recurrent._weights(number)
+        if lower is not None:
+            weights = [w.to(lower) for w in weights]
+        found.append(_layer(recurrent, number, x, weights, layout))
+        x = x.new_empty(1).expand(*x.shape[:-1], width)
+    return found
+
+
 def _sequence(recurrent: Recurrent, given: Tensor | PackedSequence) -> tuple[Tensor, Layout]:
-    """Return the input as layers see it, and its layout."""
+    """Return the input as layers see it, and its layout; refuse what the call would."""
     if isinstance(given, PackedSequence):
+        weight, states = recurrent._first_weight(given.data), len(recurrent.cell.states)
+        checks.reject_input(given.data, weight, recurrent.input_size, states)
         sizes = given.batch_sizes.tolist()
         if not is_dense(sizes, given.data):
             return given.data, Layout(len(sizes), sizes[0], sizes)
         x = given.data.unflatten(0, (len(sizes), sizes[0]))
         return x, Layout(len(sizes), sizes[0], None)
+    if not isinstance(given, Tensor) or given.dim() not in (2, 3):
+        checks.reject_form(type(recurrent).__name__, given)
     x = given.unsqueeze(1) if given.dim() == 2 else given
     if recurrent.batch_first and given.dim() == 3:
         x = x.transpose(0, 1)
+    checks.reject_input(x, recurrent._first_weight(x), recurrent.input_size)
     return x, Layout(x.shape[0], x.shape[1], None)
 
 
-def _layer(recurrent: Recurrent, number: int, x: Tensor, layout: Layout) -> LayerExplanation:
-    weights = recurrent._weights(number)
+def _layer(
+    recurrent: Recurrent, number: int, x: Tensor, weights: list[Weights], layout: Layout
+) -> LayerExplanation:
     cause, dtype = obstacle(x, weights) or "", x.dtype
     wide = None if cause else widened(x, None, weights)
     if wide is not None:

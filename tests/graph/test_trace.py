@@ -128,6 +128,13 @@ def test_a_power_is_a_product() -> None:
     assert cube.updates == (h * h * h,)
 
 
+@pytest.mark.parametrize("given", [3, "gru", object()], ids=["int", "str", "object"])
+def test_what_is_no_function_is_refused(given: Any) -> None:
+    for make in (cell, cell(name="other")):
+        with pytest.raises(cw.CellError, match=r"expected a function .* put @cell above one"):
+            make(given)
+
+
 def test_a_name_may_be_given() -> None:
     @cell(name="other")
     def named(x, h):

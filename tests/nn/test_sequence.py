@@ -130,12 +130,22 @@ def test_options_are_passed_on():
     assert not torch.equal(model.train()(x)[0], expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_mean_over_packed_steps_does_not_overflow(dtype):
+    model = nn.SequenceModel("rnn_relu", 4, 8, 1, readout="mean", dtype=dtype)
+    x = (torch.rand(400, 4) * 1500).to(dtype)
+    given = PackedSequence(x, torch.ones(400, dtype=torch.int64))
+    found, exact = model(given)[0], model.double()(x.double())[0]
+    assert found.dtype is dtype
+    torch.testing.assert_close(found[0].double(), exact, rtol=0.03, atol=0.5)
+
+
 def test_rejections():
     with pytest.raises(
-        ValueError, match="no bundled cell 'lstn'; there are rnn_tanh, rnn_relu, lst"
+        ValueError, match=r"no bundled cell 'lstn' \(did you mean 'lstm'\?\); there are rnn_t"
     ):
         nn.SequenceModel("lstn", 3, 5, 2)
-    with pytest.raises(TypeError, match="a cell or the name of one, not a type"):
+    with pytest.raises(TypeError, match="a cell or the name of a bundled one, got <class"):
         nn.SequenceModel(nn.LSTM, 3, 5, 2)
     with pytest.raises(ValueError, match="must be one of each, last, mean, not 'first'"):
         nn.SequenceModel("lstm", 3, 5, 2, readout="first")

@@ -223,6 +223,39 @@ def test_dtypes_under_autocast(kind, packed, dtype, given):
     assert dtypes[0] == dtypes[1]
 
 
+@pytest.fixture
+def without_onednn():
+    """What switches oneDNN off for a test; torch's own context warns of other devices."""
+    before = torch.backends.mkldnn.enabled
+    yield lambda: torch._C._set_mkldnn_enabled(False)
+    torch._C._set_mkldnn_enabled(before)
+
+
+def dtypes_under_autocast(module, x):
+    """The dtypes of what a module returns; what it raises instead."""
+    with torch.autocast("cpu", dtype=torch.bfloat16), warnings.catch_warnings():
+        warnings.simplefilter("ignore", InterpreterWarning)
+        try:
+            output, states = module(x)
+        except (RuntimeError, ValueError) as error:
+            return type(error)
+    return [t.dtype for t in (output, *states)]
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("batch", [0, 2])
+@pytest.mark.parametrize("onednn", [True, False])
+def test_autocast_lowers_the_lstms_that_torch_lowers(weights, given, batch, onednn, without_onednn):
+    x = normal(6, batch, 3, dtype=given)
+    ours, theirs = (library.LSTM(3, 4, dtype=weights) for library in (nn, torch.nn))
+    if not onednn:
+        without_onednn()
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            assert dtypes_under_autocast(ours, x) == dtypes_under_autocast(theirs, x)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_weight_norm(kind):
     ours, theirs = pair(kind, 3, 4, 2, dtype=DOUBLE)

@@ -230,11 +230,17 @@ def cell(
         CellError: the function's form or an equation cannot be understood; quotes the line.
     """
     if function is None:
-        return lambda f: _trace(f, name or f.__name__)
-    return _trace(function, name or function.__name__)
+        return lambda f: _trace(f, name)
+    return _trace(function, name)
 
 
-def _trace(function: Callable[..., object], name: str) -> Cell:
+def _trace(function: Callable[..., object], given: str | None) -> Cell:
+    name = given or getattr(function, "__name__", None)
+    if not callable(function) or name is None:
+        raise CellError(
+            f"expected a function that states a cell's equations, got {function!r}; put @cell "
+            "above one, as in `def my_cell(x, h):`"
+        )
     inputs, vectors = _signature(function)
     states = inputs[1:]
     tracer = _Tracer(states)

@@ -103,9 +103,10 @@ def reject_input(x: Any, weight: Tensor, input_size: int, packed_states: int = 0
     if x.dtype != weight.dtype and not _autocast():
         # torch finds this one late for a packed sequence and an LSTM, by another exception
         kind = RuntimeError if packed_states > 1 else ValueError
+        module = f", or the module, module.to({x.dtype})" if x.is_floating_point() else ""
         raise kind(
             f"input is {x.dtype} and the weights are {weight.dtype}: convert the input, "
-            f"input.to({weight.dtype}), or the module, module.to({x.dtype})"
+            f"input.to({weight.dtype}){module}"
         )
     if packed_states and x.dim() != 2:
         raise RuntimeError(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from cellwright.autograd import operation
 from cellwright.autograd.repeat import Repeat, repeat
+from cellwright.cells import find_cell
 from cellwright.graph.cell import Cell, projected
 from cellwright.graph.interpret import Weights
 from cellwright.nn import checks
@@ -33,7 +34,7 @@ class Recurrent(Module):
     given, else hidden_size.
 
     Args:
-        cell: the cell, as :func:`cellwright.cell` makes it.
+        cell: the cell, as :func:`cellwright.cell` makes it, or the name of a bundled one.
         input_size: H_in, the features of a step of the input.
         hidden_size: the units of a state.
         num_layers: how many layers are stacked. Default: 1
@@ -78,9 +79,11 @@ class Recurrent(Module):
         AttributeError: the input or a state is no tensor.
     """
 
+    _lowered_on: ClassVar[frozenset[str]] = frozenset()  # devices where autocast lowers whole calls
+
     def __init__(
         self,
-        cell: Cell,
+        cell: Cell | str,
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
@@ -92,7 +95,7 @@ class Recurrent(Module):
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        sizes = input_size, hidden_size, num_layers
+        cell, sizes = find_cell(cell), (input_size, hidden_size, num_layers)
         checks.check_sizes(cell, *sizes, bias, batch_first, dropout, bidirectional, proj_size)
         super().__init__()
         self.cell = cell
@@ -156,7 +159,7 @@ class Recurrent(Module):
         return [getattr(self, name) for name in self._flat_weights_names]
 
     def flatten_parameters(self) -> None:
-        """Do nothing: kernels pack the weights themselves. Here because torch's modules have it."""
+        """Do nothing: torch's modules have this, and kernels pack the weights themselves."""
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from their defaults."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cellwright.cells import CELLS, gru, lstm
+from cellwright.nn.autocast import lowered_dtype
 from cellwright.nn.recurrent import Recurrent
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -17,8 +18,7 @@ Device = torch.device | str | int | None
 class _Bundled(Recurrent):
     """A bundled cell, printed as torch prints it, and lowered by autocast where torch lowers it."""
 
-    _has_onednn: ClassVar[bool] = False
-    """Whether torch leaves dense calls without a projection to oneDNN, on CPUs."""
+    _lowered_on: ClassVar[frozenset[str]] = frozenset({"cuda"})
 
     def _run(
         self,
@@ -29,30 +29,16 @@ class _Bundled(Recurrent):
         asked: bool = False,
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        device = x.device.type
-        packed = batch_sizes is not None
-        if self._is_lowered(device, packed) and torch.is_autocast_enabled(device):
-            lower = torch.get_autocast_dtype(device)
-            x = _lowered(x, lower)
-            states = None if states is None else [_lowered(state, lower) for state in states]
-            if all(t.dtype is lower for t in (x, *(states or ()))):
-                with torch.autocast(device, enabled=False):
-                    return super()._run(x, states, batch_sizes, asked=asked, dtype=lower)
-        return super()._run(x, states, batch_sizes, asked=asked, dtype=dtype)
-
-    def _is_lowered(self, device: str, packed: bool) -> bool:
-        """Whether autocast lowers the whole call, and not each operation that torch makes of it."""
-        if device == "cpu":
-            return self._has_onednn and not packed and not self.proj_size
-        return device == "cuda"
+        lower = lowered_dtype(self, x, states or (), packed=batch_sizes is not None)
+        if lower is None:
+            return super()._run(x, states, batch_sizes, asked=asked, dtype=dtype)
+        states = None if states is None else [state.to(lower) for state in states]
+        with torch.autocast(x.device.type, enabled=False):
+            return super()._run(x.to(lower), states, batch_sizes, asked=asked, dtype=lower)
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from their defaults."""
         return self._sizes_repr()
-
-
-def _lowered(t: Tensor, dtype: torch.dtype) -> Tensor:
-    return t if t.dtype is torch.float64 else t.to(dtype)
 
 
 class RNN(_Bundled):
@@ -166,7 +152,7 @@ class LSTM(_Bundled):
         TypeError: a size is no int, bias or batch_first no bool, or an argument unknown.
     """
 
-    _has_onednn = True
+    _lowered_on = frozenset({"cpu", "cuda"})
 
     def __init__(
         self,
