@@ -91,7 +91,7 @@ def test_bad_input_ends_with_code_2_and_says_why(tmp_path, arguments, message):
         ("compare --horizon 0", "at least 1, but got 0"),
         ("compare --seeds 0", "at least 1, but got 0"),
         ("compare --test-share 1.5", "from 0 to below 1, but got 1.5"),
-        ("compare --split-seed -1", "at least 0, but got -1"),
+        ("compare --split-seed -1", "from 0 to below 2⁶³, but got -1"),
         ("compare --missing skip", "'skip' is not one of"),
         ("compare --frequency often", "mend --frequency"),
         ("compare --calendar moon", "hour or weekday or year, but got 'moon'"),
@@ -99,7 +99,8 @@ def test_bad_input_ends_with_code_2_and_says_why(tmp_path, arguments, message):
         ("compare --epochs 0", "epochs at least 1, but got 0"),
         ("train --out m --epochs 0", "epochs at least 1, but got 0"),
         ("train --out m --dropout -1", "from 0 to below 1, but got -1"),
-        ("train --out m --seed -1", "at least 0, but got -1"),
+        ("train --out m --seed -1", "from 0 to below 2⁶³, but got -1"),
+        (f"train --out m --seed {2**63}", f"from 0 to below 2⁶³, but got {2**63}"),
         ("train --out m --task text --horizon 2", "expected no horizon"),
         ("train --out data.csv/m", "data.csv: expected a folder .* it is a file"),
         ("train --out m --resume", "expected a checkpoint .* there is none"),
@@ -113,6 +114,41 @@ def test_what_needs_no_data_is_judged_before_any_is_read(tmp_path, arguments, me
     assert done.exit_code == 2
     assert re.search(message, words(done.stderr)), done.stderr
     assert "'a' twice" in words(invoke("compare", "broken.csv").stderr)
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (OSError(28, "No space left on device", "m/weights"), "error: .*No space left on device"),
+        (MemoryError(), "error: there is not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"), "error: .*enough memory"),
+    ],
+)
+def test_what_the_machine_lacks_is_told_without_a_traceback(monkeypatch, raised, message):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr("cellwright.app.cli.describe.describe", fail)
+    done = invoke("describe", "lstm")
+    assert done.exit_code == 2
+    assert re.search(message, done.stderr)
+
+
+def test_other_errors_are_not_hidden(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("an error of ours")
+
+    monkeypatch.setattr("cellwright.app.cli.describe.describe", fail)
+    assert isinstance(invoke("describe", "lstm").exception, RuntimeError)
+
+
+def test_a_cell_that_uses_its_input_elementwise_asks_for_its_size(tmp_path):
+    lines = ["from cellwright import cell, tanh", "", "", "@cell", "def skip(x, h):"]
+    (tmp_path / "own.py").write_text("\n".join([*lines, "    return x + tanh(x.n + h.n)", ""]))
+    done = invoke("train", *LABELLED.split(), "--out", "m", "--cell", "own.py")
+    assert done.exit_code == 2, done.output
+    assert re.search("input_size .1. must equal hidden_size .64.; choose", words(done.stderr))
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Timing rivals call by call."""
+"""Timing rivals that take turns."""
 
 import gc
 import time

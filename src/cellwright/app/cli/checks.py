@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import typer
 
-__all__ = ["at_least", "share"]
+__all__ = ["at_least", "is_seed", "share"]
 
 
 def at_least(least: float) -> Callable[[float | None], float | None]:
@@ -22,4 +22,11 @@ def share(value: float | None) -> float | None:
     """Check that a number, if there is one, is a share."""
     if value is not None and not 0 <= value < 1:
         raise typer.BadParameter(f"expected a number from 0 to below 1, but got {value:g}")
+    return value
+
+
+def is_seed(value: int | None) -> int | None:
+    """Check that a number, if there is one, is a seed."""
+    if value is not None and not 0 <= value < 2**63:
+        raise typer.BadParameter(f"expected a seed from 0 to below 2⁶³, but got {value}")
     return value

@@ -1,5 +1,6 @@
 """The command itself: its verbs, and what becomes of errors and interruptions."""
 
+import errno
 import os
 import shlex
 import sys
@@ -15,6 +16,7 @@ __all__ = ["BAD_INPUT", "INTERRUPTED", "command_line", "is_first_process", "prog
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+_NO_MEMORY = "can't allocate memory"  # as torch says it
 
 
 class Verbs(TyperGroup):
@@ -25,12 +27,25 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except (InputError, CellError) as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(BAD_INPUT) from error
+            raise _told(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # who reads has enough, as `head` has
+                raise
+            raise _told(f"{error}; mend that and run the command again") from error
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and _NO_MEMORY not in str(error):
+                raise
+            raise _told("there is not enough memory; give a smaller size or batch") from error
         except KeyboardInterrupt as error:
             said = "; ".join(["interrupted", *getattr(error, "__notes__", [])])
             typer.echo(said, err=True)
             raise typer.Exit(INTERRUPTED) from error
+
+
+def _told(message: str) -> typer.Exit:
+    """Say what went wrong; return what ends the command."""
+    typer.echo(f"error: {message}", err=True)
+    return typer.Exit(BAD_INPUT)
 
 
 def is_first_process() -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cellwright.app.cli import late
-from cellwright.app.cli.checks import at_least, share
+from cellwright.app.cli.checks import at_least, is_seed, share
 from cellwright.app.model.choice import choose_design
 from cellwright.app.model.design import Design
 from cellwright.app.schema import CALENDAR, Missing, Task
@@ -72,7 +72,7 @@ class DataOptions:
         float | None, _option(DATA, "Share of the data to test on.", callback=share)
     ] = None
     split_seed: Annotated[
-        int, _option(DATA, "Seed of a random split of sequences.", callback=at_least(0))
+        int, _option(DATA, "Seed of a random split of sequences.", callback=is_seed)
     ] = 0
 
     @property

@@ -7,7 +7,7 @@ import typer
 
 from cellwright import app
 from cellwright.app.cli import late
-from cellwright.app.cli.checks import at_least
+from cellwright.app.cli.checks import at_least, is_seed
 from cellwright.app.cli.command import command_line, is_first_process
 from cellwright.app.cli.groups import gathered
 from cellwright.app.cli.options import DataOptions, NetworkOptions, TrainingOptions
@@ -25,7 +25,12 @@ def verb(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A file, or vowels, weather or topics.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the model is written.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="Where the model is written; a model there is replaced."
+        ),
+    ],
     means: DataOptions,
     network: NetworkOptions,
     training: TrainingOptions,
@@ -37,9 +42,7 @@ def verb(
             help="rnn, gru, lstm, rnn_relu; bi-gru for two directions; file.py:name for your own.",
         ),
     ] = "gru",
-    seed: Annotated[
-        int, typer.Option(callback=at_least(0), help="Of weights, batches and noise.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(callback=is_seed, help="Of weights, batches and noise.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
     ] = False,

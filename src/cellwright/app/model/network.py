@@ -62,7 +62,8 @@ class Network(nn.Module):
         call unopened; they are the recurrent stack's, for classify a Reading.
 
     Raises:
-        InputError: a design in two directions where a step must not see the steps after it.
+        InputError: a design in two directions where a step must not see the steps after it, or of
+            sizes that its cell's equations cannot join.
     """
 
     def __init__(self, schema: Schema, design: Design, scaling: Scaling | None) -> None:
@@ -76,15 +77,7 @@ class Network(nn.Module):
         self.schema = schema
         self.design = design
         width, outputs = self._before(schema, design, scaling)
-        self.recurrent: nn.Module = Recurrent(
-            design.cell,
-            width,
-            design.hidden_size,
-            num_layers=design.num_layers,
-            # between layers: a single one has no such place, and torch warns where it is asked for
-            dropout=design.dropout if design.num_layers > 1 else 0.0,
-            bidirectional=design.bidirectional,
-        )
+        self.recurrent: nn.Module = _stack(design, width)
         self.dropout = nn.Dropout(design.dropout)
         self.readout = nn.Linear((1 + design.bidirectional) * design.hidden_size, outputs)
 
@@ -209,3 +202,19 @@ def first_sequences(states: Any, count: int) -> Any:
         inner = first_sequences(states.states, count)
         return Reading(inner, states.total[:count], states.steps[:count])
     return map_states(states, lambda state: state[:, :count].contiguous())
+
+
+def _stack(design: Design, width: int) -> Recurrent:
+    """Make the recurrent layers over so many inputs."""
+    try:
+        return Recurrent(
+            design.cell,
+            width,
+            design.hidden_size,
+            num_layers=design.num_layers,
+            # between layers: a single one has no such place, and torch warns where it is asked for
+            dropout=design.dropout if design.num_layers > 1 else 0.0,
+            bidirectional=design.bidirectional,
+        )
+    except ValueError as error:  # a cell that uses its input elementwise
+        raise InputError(f"{error}; choose another hidden size, or another cell") from error
