@@ -107,8 +107,8 @@ def numbers(table: Table, column: pl.Series, start: int) -> Floats:
         row = int(bad[0])
         raise fail(
             table,
-            f"expected a number, but got {column[row]!r}; correct it, or leave the column out "
-            "(--exclude)",
+            f"expected a number, but got {column[row]!r}; correct it, or train without the "
+            "column (--exclude)",
             start + row,
             column.name,
         )

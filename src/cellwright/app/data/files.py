@@ -25,7 +25,7 @@ DELIMITED = (".csv", ".tsv")
 ARROW = (".arrow", ".ipc", ".feather")
 JSON_LINES = (".jsonl", ".ndjson")
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst")
-KNOWN = (*DELIMITED, ".parquet", *ARROW, *JSON_LINES, ".ts", ".npz", *TEXT_ENDINGS)
+TABLES = (*DELIMITED, ".parquet", *ARROW, *JSON_LINES, ".ts", ".npz")
 STREAM_BYTES = 256 * 2**20
 UNREADABLE = (PolarsError, PanicException, OSError)
 
@@ -103,8 +103,8 @@ def _read_file(path: Path, threshold: int) -> Table:
     if ending == ".npz":
         return read_arrays(path)
     raise InputError(
-        f"expected a file that ends in {', '.join(KNOWN)}, but got {ending!r}; convert it, or read "
-        "it as text (--task text)",
+        f"expected a table, a file that ends in {', '.join(TABLES)}, but got {ending!r}; convert "
+        "it, or train on it as text (--task text)",
         file=path,
     )
 

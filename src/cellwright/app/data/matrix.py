@@ -224,7 +224,7 @@ def _check_there(table: Table, absent: NDArray[np.bool_], start: int, name: str)
     if len(rows):
         raise fail(
             table,
-            "expected a value, but it is missing; complete it, or choose ffill or mask for "
+            "expected a value, but it is missing; complete it, or train with ffill or mask for "
             "missing values (--missing)",
             start + int(rows[0]),
             name,
