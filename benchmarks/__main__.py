@@ -30,7 +30,7 @@ from cellwright.app.bench.timing import QUICK, Budget
 from cellwright.app.bench.workload import Library
 
 PARTS = ("targets", "wide", "memory", "startup")
-PEERS = "peers"
+PEERS, INSTALL_PEERS = "peers", "pip install -c constraints.txt -e '.[peers]'"
 _BUSY = 0.5
 
 
@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--parts", nargs="+", choices=(*PARTS, PEERS), default=PARTS,
         help="what to measure (default: all but peers, which times other libraries on the rows "
-             "with a target; pip install -c constraints.txt -e '.[peers]' first)")  # fmt: skip
+             f"with a target; {INSTALL_PEERS} first)")  # fmt: skip
     add("--rows", type=re.compile, metavar="PATTERN",
         help="only rows whose name matches, such as 'LSTM train' or '128, 256, 32, 100'; "
              "leaves out memory and startup unless --parts names them")  # fmt: skip
@@ -115,7 +115,7 @@ def run_peers(options: argparse.Namespace, ours: Library, budget: Budget) -> lis
     peers, missing = find_peers()
     if missing:
         _log(f"left out, as they are not installed: {', '.join(missing)}; "
-             "pip install -c constraints.txt -e '.[peers]'")  # fmt: skip
+             f"{INSTALL_PEERS} installs all")  # fmt: skip
     rows = _matching(options, (row for row in target_rows() if row.threads == 1))
     results = []
     for number, row in enumerate(rows, 1):
@@ -170,7 +170,8 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Run and print all that was asked for; the findings for JSON and whether any failed."""
     budget = QUICK if options.quick else Budget()
     described = machine.describe()  # before our own work adds to the load
-    counts = sorted({row.threads for row in choose_rows(options)})
+    alone = {1} if PEERS in options.parts else set()
+    counts = sorted({row.threads for row in choose_rows(options)} | alone)
     rates = {n: machine.matrix_product_rate(n, Budget()) for n in counts}
     found: dict[str, Any] = {"machine": described, "matrix_product_gflops": rates}
     if float(described["load"]) > _BUSY:

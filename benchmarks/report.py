@@ -164,8 +164,9 @@ def peers_summary(results: Sequence[Beside]) -> str:
     """In how many rows no peer is faster, and what was wrong with whom."""
     timed = [(r, r.best_peer) for r in results if r.best_peer is not None]
     behind = [(r, p) for r, p in timed if r.times[p].median < r.times[OURS].median]
+    ahead = f"{len(timed) - len(behind)} of {len(timed)}"
     lines = [
-        f"No peer is faster than Cellwright in {len(timed) - len(behind)} of {len(timed)} rows."
+        f"No peer is faster than Cellwright in {ahead} rows." if timed else "No peer was timed."
     ]
     if behind:
         lines.append("")

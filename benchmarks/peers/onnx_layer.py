@@ -1,6 +1,7 @@
 """A layer of torch.nn as an ONNX model of one operator."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def model(workload: Workload) -> bytes:
     }
     given = inputs(workload)
     _, *states = given
-    options = {"linear_before_reset": 1} if row.cell == "GRU" else {}
+    options: dict[str, Any] = {"linear_before_reset": 1} if row.cell == "GRU" else {}
     made = {"y": (L, 1, N, H)} | {f"{state}.final": (1, N, H) for state in states}
     node = helper.make_node(
         row.cell, ["x", "W", "R", "B", "", *states], [*made], hidden_size=H, **options
