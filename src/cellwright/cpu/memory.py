@@ -34,7 +34,7 @@ touch them for the first time, page by page.
 _MAPPED_FROM, _MOST_MAPPED = 1 << 17, 1 << 25
 """From how many bytes on the GNU C library maps a block by itself at first, and up to how many the
 size of a freed one makes it take smaller ones from its heap."""
-_SHELVES = ((1 << 22, 4), (1 << 26, 1))
+_SHELVES = ((1 << 21, 4), (1 << 26, 1))
 """Up to how many bytes blocks are kept from call to call, and at most how many of a dtype: small
 ones, then large ones."""
 _MOST_LENT = 1 << 28
@@ -243,7 +243,7 @@ def spares(dtype: str) -> Spares:
 def release_memory() -> None:
     """Free the memory that layers keep from call to call.
 
-    That is room for packed weights and the like: for each dtype up to four blocks of 4 MiB and,
+    That is room for packed weights and the like: for each dtype up to four blocks of 2 MiB and,
     after calls without gradients, one of 64 MiB. And what training keeps for the backward pass, in
     blocks of over 8 MiB: up to 256 MiB. The next calls take new memory.
     """
