@@ -151,9 +151,11 @@ def _any_failure(outcomes: Iterable[Result | Memory | Startup]) -> bool:
     return any(outcome.failure is not None for outcome in outcomes)
 
 
-def _add_rows(options: argparse.Namespace, found: dict[str, Any], budget: Budget) -> bool:
+def _add_rows(
+    options: argparse.Namespace, rows: Sequence[Row], found: dict[str, Any], budget: Budget
+) -> bool:
     """Measure and print what runs in this process; whether any of it failed."""
-    rows, ours, failed = choose_rows(options), importlib.import_module(options.ours), False
+    ours, failed = importlib.import_module(options.ours), False
     if rows:
         found["rows"] = run_rows(rows, ours, budget, found["matrix_product_gflops"])
         failed = _any_failure(found["rows"])
@@ -168,10 +170,10 @@ def _add_rows(options: argparse.Namespace, found: dict[str, Any], budget: Budget
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Run and print all that was asked for; the findings for JSON and whether any failed."""
-    budget = QUICK if options.quick else Budget()
+    rows, budget = choose_rows(options), QUICK if options.quick else Budget()
     described = machine.describe()  # before our own work adds to the load
     alone = {1} if PEERS in options.parts else set()
-    counts = sorted({row.threads for row in choose_rows(options)} | alone)
+    counts = sorted({row.threads for row in rows} | alone)
     rates = {n: machine.matrix_product_rate(n, Budget()) for n in counts}
     found: dict[str, Any] = {"machine": described, "matrix_product_gflops": rates}
     if float(described["load"]) > _BUSY:
@@ -188,7 +190,8 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         failed |= _any_failure(found["startup"]) or found["import_seconds"] is None
         line = found["import_seconds"] and report.import_line(found["import_seconds"])
         _print_section("First calls", report.startup_table(found["startup"]), "", line or "")
-    failed |= _add_rows(options, found, budget)
+    if rows or PEERS in options.parts:
+        failed |= _add_rows(options, rows, found, budget)
     return found, failed
 
 

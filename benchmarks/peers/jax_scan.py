@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.peers.peer import Array, Run
+from benchmarks.peers.peer import Array, Run, starts
 from cellwright.app.bench.row import Cell, Work
 from cellwright.app.bench.workload import Workload
 
@@ -67,12 +66,11 @@ class _Jax:
 
     def prepare(self, reference: Workload) -> Run:
         """Compile the layer, or its gradients."""
-        cell, given = reference.row.cell, reference.row.work == "call"
+        cell = reference.row.cell
         tensors = [reference.x_data, *reference.module.parameters()]
         arrays = [t.detach().numpy() for t in tensors]
         x, *parameters = (jnp.asarray(a.T if 0 < k < 3 else a) for k, a in enumerate(arrays))
-        starts = (s if given else torch.zeros_like(s) for s in reference.states)
-        states = tuple(jnp.asarray(s.detach().numpy()[0]) for s in starts)
+        states = tuple(jnp.asarray(s[0]) for s in starts(reference))
         cotangent = jnp.asarray(reference.cotangents[0].numpy())
 
         def loss(x: Any, parameters: Any) -> Any:

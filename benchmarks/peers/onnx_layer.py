@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
-from benchmarks.peers.peer import Array
+from benchmarks.peers.peer import Array, starts
 from cellwright.app.bench.row import Cell
 from cellwright.app.bench.workload import Workload
 
@@ -19,12 +18,10 @@ _OPSET, _IR_VERSION = 17, 9
 
 
 def inputs(workload: Workload) -> dict[str, Array]:
-    """The input and the initial states, which are 0 where the row gives none, by their names."""
-    given = workload.row.work == "call"
-    names = ["h0", "c0"][: len(workload.states)]
-    states = [s if given else torch.zeros_like(s) for s in workload.states]
-    tensors = dict(zip(["x", *names], [workload.x_data, *states], strict=True))
-    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    """The input and the initial states by their names."""
+    states = starts(workload)
+    names = ["x", "h0", "c0"][: 1 + len(states)]
+    return dict(zip(names, [workload.x_data.detach().numpy(), *states], strict=True))
 
 
 def model(workload: Workload) -> bytes:

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cellwright.app.bench.row import Work
 from cellwright.app.bench.workload import Workload
 
-__all__ = ["Array", "Peer", "Run", "find_peers"]
+__all__ = ["Array", "Peer", "Run", "find_peers", "starts"]
 
 Array = NDArray[np.float32]
 _MODULES = ("onnx_runtime", "open_vino", "jax_scan")
@@ -42,6 +43,13 @@ class Peer(Protocol):
 
     def prepare(self, reference: Workload) -> Run:
         """Return the same layer with the weights, input and states of torch.nn's."""
+
+
+def starts(reference: Workload) -> list[Array]:
+    """Return the initial states (1, N, H_out), which are 0 where the row gives none."""
+    given = reference.row.work == "call"
+    states = (s if given else torch.zeros_like(s) for s in reference.states)
+    return [s.detach().numpy() for s in states]
 
 
 def find_peers() -> tuple[list[Peer], list[str]]:

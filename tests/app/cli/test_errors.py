@@ -116,6 +116,14 @@ def test_what_needs_no_data_is_judged_before_any_is_read(tmp_path, arguments, me
     assert "'a' twice" in words(invoke("compare", "broken.csv").stderr)
 
 
+def describe_that_raises(raised, monkeypatch):
+    def fail(*_, **__):
+        raise raised
+
+    monkeypatch.setattr("cellwright.app.cli.describe.describe", fail)
+    return invoke("describe", "lstm")
+
+
 @pytest.mark.parametrize(
     ("raised", "message"),
     [
@@ -125,21 +133,14 @@ def test_what_needs_no_data_is_judged_before_any_is_read(tmp_path, arguments, me
     ],
 )
 def test_what_the_machine_lacks_is_told_without_a_traceback(monkeypatch, raised, message):
-    def fail(*_, **__):
-        raise raised
-
-    monkeypatch.setattr("cellwright.app.cli.describe.describe", fail)
-    done = invoke("describe", "lstm")
+    done = describe_that_raises(raised, monkeypatch)
     assert done.exit_code == 2
     assert re.search(message, done.stderr)
 
 
 def test_other_errors_are_not_hidden(monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("an error of ours")
-
-    monkeypatch.setattr("cellwright.app.cli.describe.describe", fail)
-    assert isinstance(invoke("describe", "lstm").exception, RuntimeError)
+    done = describe_that_raises(RuntimeError("an error of ours"), monkeypatch)
+    assert isinstance(done.exception, RuntimeError)
 
 
 def test_a_cell_that_uses_its_input_elementwise_asks_for_its_size(tmp_path):
