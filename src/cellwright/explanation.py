@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from cellwright.autograd.obstacle import HALVES, obstacle
-from cellwright.autograd.operation import plan_for, widened
+from cellwright.autograd.obstacle import HALF_NAMES, obstacle
+from cellwright.autograd.operation import plan_for, takes
 from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.choice import ForwardWay, forward_way, share_of
 from cellwright.cpu.rates import amx_rate, matrix_rate, read_rate
@@ -160,10 +160,7 @@ def _sequence(recurrent: Recurrent, given: Tensor | PackedSequence) -> tuple[Ten
 def _layer(
     recurrent: Recurrent, number: int, x: Tensor, weights: list[Weights], layout: Layout
 ) -> LayerExplanation:
-    cause, dtype = obstacle(x, weights) or "", x.dtype
-    wide = None if cause else widened(x, None, weights)
-    if wide is not None:
-        x, _, weights = wide
+    cause = obstacle(x, weights) or ""
     if not cause:
         try:
             host()
@@ -172,20 +169,23 @@ def _layer(
             cause = str(error)
         else:
             if plan is not None:
-                return _kernel(plan, number, layout, len(weights), dtype)
+                return _kernel(plan, number, layout, x, weights)
     cause = cause or "the parameters do not fit the input"
     return LayerExplanation(number, "interpreter", cause, (0, 0), 1, False, "", "", 0, 0, 0.0)
 
 
 def _kernel(
-    plan: "Plan", number: int, layout: Layout, directions: int, dtype: torch.dtype
+    plan: "Plan", number: int, layout: Layout, x: Tensor, parameters: list[Weights]
 ) -> LayerExplanation:
-    target, share = host(), share_of(plan, layout)
-    way = forward_way(plan, layout)
+    target, share, directions = host(), share_of(plan, layout), len(parameters)
+    way, half = forward_way(plan, layout), HALF_NAMES.get(x.dtype)
     level = "amx" if way.amx else target.vector_name
-    numbers = f"{plan.dtype} for {dtype}".replace("torch.", "") if dtype in HALVES else plan.dtype
-    once = plan.input_work * plan.item if way.ahead else 0
-    weights = plan.amx_need["forward"].planes if way.amx else plan.work * plan.item
+    numbers = f"{plan.dtype} for {half}" if half else plan.dtype
+    # weights that are read as they lie are read as they are stored
+    stored = (way.raw or way.raw_walk) and takes(plan, x, None, parameters)
+    item = x.itemsize if stored else plan.item
+    once = plan.input_work * item if way.ahead else 0
+    weights = plan.amx_need["forward"].planes if way.amx else plan.work * item
     operations = 2 * layout.rows * plan.work * directions
     by_amx = 0
     if way.amx:

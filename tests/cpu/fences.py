@@ -15,8 +15,8 @@ from cellwright.cpu import memory as package
 
 __all__ = ["Fences", "bits", "extent"]
 
-_PATTERN = {4: 0x7FC5_EA1D, 8: 0x7FF8_5EA1_ED00_5EA1}
-_INTEGER = {4: torch.int32, 8: torch.int64}
+_PATTERN = {2: 0x7FC5, 4: 0x7FC5_EA1D, 8: 0x7FF8_5EA1_ED00_5EA1}
+_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ROOM = 128  # elements on either side; whole cache lines, so that alignment stays as it was
 
 

@@ -139,6 +139,31 @@ def test_calls_that_pack_nothing(name, form, monkeypatch):
         compare(make(CELLS[name], hidden, 3, **FORMS[form]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["lstm", "gru", "two_stages"])
+@pytest.mark.parametrize("packs", [True, False], ids=["input packed", "nothing packed"])
+def test_weights_read_in_one_stream(name, packs, dtype, monkeypatch):
+    """Units that fill vectors or do not; depths of whole groups of vectors, of some, of a part."""
+    fences, seen = Fences(), []
+    fences.install(monkeypatch)
+    monkeypatch.setattr(choice, "_reads_raw", lambda *_: not packs)
+    monkeypatch.setattr(forward, "reads_far", lambda *_: seen.append(True) or True)
+    for hidden in (1, 3, 16, 17, 64, 65, 80, 130, 300):
+        for form in ("one row", "two rows, both ways"):
+            case = make(CELLS[name], hidden, 3, dtype=dtype, **FORMS[form])
+            compare(apply(case, partial(fences.copy, aligned=True)))
+            fences.check()
+    assert seen
+
+
+def test_far_weights_are_read_in_one_stream():
+    few, many = (plan.plan_of(lstm, 256, n, n, "float32", True) for n in (256, 1024))
+    for raw in (True, False):
+        way = choice.ForwardWay(raw, amx=False, ahead=not raw, amx_ahead=False, raw_walk=not raw)
+        assert choice.reads_far(many, way)
+        assert choice.reads_far(few, way) == (not raw and own_cache() < 1 << 20)
+
+
 def _packs(case, monkeypatch):
     """Return how many elements of the memory for packed weights a call writes."""
     blocks = []

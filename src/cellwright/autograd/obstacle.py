@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from cellwright.cpu.memory import lacks_memory
-from cellwright.cpu.target import DTYPES
+from cellwright.cpu.target import DTYPES, HALVES
 from cellwright.graph.interpret import Weights
 
 __all__ = [
     "DTYPE_NAMES",
-    "HALVES",
+    "HALF_NAMES",
     "backward_obstacle",
     "forward_derivatives",
     "functorch_level",
@@ -20,8 +20,8 @@ __all__ = [
 
 DTYPE_NAMES = {getattr(torch, name): name for name in DTYPES}
 """What kernels call a dtype."""
-HALVES = frozenset({torch.float16, torch.bfloat16})
-"""Dtypes whose numbers kernels take as float32."""
+HALF_NAMES = {getattr(torch, name): name for name in HALVES}
+"""The same of dtypes whose numbers they take as float32."""
 _functorch = torch._C._functorch
 _PLAIN = {Tensor, torch.nn.Parameter}
 _negated = Tensor.is_neg
@@ -35,7 +35,7 @@ _forward_ad, _is_autocast = torch.autograd.forward_ad, torch.is_autocast_enabled
 
 def obstacle(x: Tensor, weights: Sequence[Weights], states: Sequence[Tensor] = ()) -> str | None:
     """Return why no kernel can take this call, or None; half precision it takes as float32."""
-    if x.dtype not in DTYPE_NAMES and x.dtype not in HALVES:
+    if x.dtype not in DTYPE_NAMES and x.dtype not in HALF_NAMES:
         return f"kernels take floating-point numbers, not {x.dtype}".replace("torch.", "")
     if not x.is_cpu:
         return f"kernels run on the CPU, and the input is on {x.device}"

@@ -14,15 +14,29 @@ from cellwright.autograd.gradient import (
     warn,
     without_gaps,
 )
-from cellwright.autograd.obstacle import DTYPE_NAMES, HALVES, obstacle
-from cellwright.cpu.forward import forward_call
+from cellwright.autograd.obstacle import DTYPE_NAMES, HALF_NAMES, obstacle
+from cellwright.cpu.forward import ForwardCall, forward_call
+from cellwright.cpu.halves import HalfCall, half_call
 from cellwright.cpu.plan import Plan, Rows, plan_of
+from cellwright.cpu.target import host
 from cellwright.cpu.walks import Layout, dense, packed
 from cellwright.errors import CompileError
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights, interpret_layer
 
-__all__ = ["Differentiable", "apply", "plan_for", "run_layer", "widened"]
+__all__ = [
+    "Differentiable",
+    "Forward",
+    "apply",
+    "forward_of",
+    "plan_for",
+    "run_layer",
+    "takes",
+]
+
+
+Forward = ForwardCall | HalfCall
+"""What runs a layer forward: all that it needs but the addresses."""
 
 
 def run_layer(
@@ -40,15 +54,12 @@ def run_layer(
     work in float32, and the results are rounded.
     """
     cause = obstacle(x, weights, states or ())
-    wide = widened(x, states, weights) if cause is None else None
-    if wide is not None:
-        out, finals = run_layer(cell, *wide, batch_sizes, hidden_size)
-        return out.to(x.dtype), tuple(final.to(x.dtype) for final in finals)
     if cause is None:
         try:
             plan = plan_for(cell, x, weights, hidden_size)
             if plan is not None:
-                return _compiled(plan, x, states, weights, batch_sizes)
+                run = _compiled if takes(plan, x, states, weights) else _widened
+                return run(plan, x, states, weights, batch_sizes)
             cause = "the parameters differ in dtype, device or shape from what the input asks for"
         except CompileError as error:
             cause = str(error)
@@ -58,28 +69,22 @@ def run_layer(
     return result
 
 
-def widened(
-    x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
-) -> tuple[Tensor, Sequence[Tensor] | None, list[Weights]] | None:
-    """Return input, states and parameters in float32 if all are of one half precision, or None."""
-    others = (*(states or ()), *(t for w in weights for t in w.tensors))
-    if x.dtype not in HALVES or any(t.dtype is not x.dtype for t in others):
-        return None
-    own = None if states is None else [state.float() for state in states]
-    return x.float(), own, [w.to(torch.float32) for w in weights]
-
-
 def plan_for(cell: Cell, x: Tensor, weights: Sequence[Weights], hidden_size: int) -> Plan | None:
     """Return the plan of a layer, or None if its parameters do not fit the input.
 
-    A kernel reads memory by address, so nothing that does not fit may ever reach it.
+    For half precision it is the one of float32. A kernel reads memory by address, so nothing that
+    does not fit may ever reach it.
     """
     dtype, first = x.dtype, weights[0]
-    if dtype not in DTYPE_NAMES:
+    if dtype in HALF_NAMES:
+        name = "float32"
+    elif dtype in DTYPE_NAMES:
+        name = DTYPE_NAMES[dtype]
+    else:
         return None
     outputs = first.output_size(hidden_size)
     biased = bool(first.form.biases)
-    plan = plan_of(cell, x.shape[-1], hidden_size, outputs, DTYPE_NAMES[dtype], biased)
+    plan = plan_of(cell, x.shape[-1], hidden_size, outputs, name, biased)
     shapes = plan.shapes
     for w in weights:
         if len(w.tensors) != len(shapes):
@@ -88,6 +93,31 @@ def plan_for(cell: Cell, x: Tensor, weights: Sequence[Weights], hidden_size: int
             if t.shape != shape or t.dtype is not dtype or not t.is_cpu:
                 return None
     return plan
+
+
+def takes(
+    plan: Plan, x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
+) -> bool:
+    """Whether kernels take a call's tensors as they are; half precision, only without gradients."""
+    if x.dtype not in HALF_NAMES:
+        return True
+    if HALF_NAMES[x.dtype] not in host().halves(plan.dtype):
+        return False
+    return not (torch.is_grad_enabled() and _differentiates(Call.join(x, states, weights)))
+
+
+def _widened(
+    plan: Plan,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+    batch_sizes: list[int] | None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a call in half precision as one of float32, as autograd records it."""
+    own = None if states is None else [state.float() for state in states]
+    wide = [w.to(torch.float32) for w in weights]
+    out, finals = _compiled(plan, x.float(), own, wide, batch_sizes)
+    return out.to(x.dtype), tuple(final.to(x.dtype) for final in finals)
 
 
 def _compiled(
@@ -118,7 +148,15 @@ def _forward(
 ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
     """Run the forward walks; also return what is kept."""
     tensors = without_gaps(rows, Call.join(x, states, weights))
-    return forward_call(plan, rows, len(weights), keep)(tensors, states is not None, rows)
+    run = forward_of(plan, rows, len(weights), keep, x.dtype)
+    return run(tensors, states is not None, rows)
+
+
+def forward_of(plan: Plan, rows: Rows, directions: int, keep: bool, dtype: torch.dtype) -> Forward:
+    """Return the prepared call of tensors of a dtype."""
+    if dtype in HALF_NAMES:
+        return half_call(plan, rows, directions, HALF_NAMES[dtype])
+    return forward_call(plan, rows, directions, keep)
 
 
 def _layout(x: Tensor, batch_sizes: list[int] | None) -> Layout:

@@ -12,10 +12,15 @@ from torch import Tensor
 
 from cellwright.autograd.gradient import Call, differentiate, gradients, plain, prepared, ready
 from cellwright.autograd.guard import Guard, guard
-from cellwright.autograd.obstacle import backward_obstacle, forward_derivatives, obstacle
-from cellwright.autograd.operation import apply, plan_for
+from cellwright.autograd.obstacle import (
+    HALF_NAMES,
+    backward_obstacle,
+    forward_derivatives,
+    obstacle,
+)
+from cellwright.autograd.operation import Forward, apply, forward_of, plan_for, takes
 from cellwright.cpu.backward import BackwardCall
-from cellwright.cpu.forward import ForwardCall, forward_call, no_gaps
+from cellwright.cpu.forward import no_gaps
 from cellwright.cpu.plan import Rows
 from cellwright.cpu.team import Team
 from cellwright.cpu.walks import dense
@@ -45,12 +50,15 @@ def repeat(
     given = Call.join(x, states, weights)
     if not (rows.in_order(x) and no_gaps(given[1:])) or obstacle(x, weights, states) is not None:
         return None
-    tensors, plan = _distinct(given), plan_for(cell, x, weights, hidden_size)
+    plan = plan_for(cell, x, weights, hidden_size)
+    if plan is None or not takes(plan, x, states, weights):
+        return None
+    tensors = _distinct(given)
     alike = guard(tensors)
-    if alike is None or plan is None:
+    if alike is None:
         return None
     call = Call(plan, rows, None, bool(states), [w.form for w in weights])
-    return Repeat(call, any(t.requires_grad for t in tensors), alike)
+    return Repeat(call, any(t.requires_grad for t in tensors), alike, x.dtype)
 
 
 def _distinct(tensors: Sequence[Any]) -> Sequence[Any]:
@@ -81,14 +89,15 @@ class Repeat:
 
     Args:
         call: the call. asks: whether any of its tensors asks for a gradient.
-        alike: what tells whether others are like them.
+        alike: what tells whether others are like them. dtype: of all of them.
     """
 
-    def __init__(self, call: Call, asks: bool, alike: Guard) -> None:
-        self.call = call
+    def __init__(self, call: Call, asks: bool, alike: Guard, dtype: torch.dtype) -> None:
+        self.call, self.dtype = call, dtype
         self.threads = Team.threads()
+        self._differentiates = dtype not in HALF_NAMES
         self._asks, self._alike, self._count = asks, alike, call.arity
-        self._prepared: list[ForwardCall | None] = [None, None]
+        self._prepared: list[Forward | None] = [None, None]
         # the last two of each kind: cotangents of a sum and others may come in turns
         self._derivatives: dict[tuple[int, ...], tuple[_Derivative, ...]] = {}
 
@@ -110,6 +119,8 @@ class Repeat:
         if Team.threads() != self.threads or forward_derivatives():
             return None
         if self._asks and torch.is_grad_enabled():
+            if not self._differentiates:
+                return None
             out, *finals = apply(self, *given)
             return out, tuple(finals)
         return self.forward(given, keep=False)[:2]
@@ -120,7 +131,7 @@ class Repeat:
         """Return the output, the final states and what is kept for the backward pass."""
         call, found = self.call, self._prepared[keep]
         if found is None:
-            found = forward_call(call.plan, call.rows, len(call.forms), keep)
+            found = forward_of(call.plan, call.rows, len(call.forms), keep, self.dtype)
             self._prepared[keep] = found
         return found(tensors, call.given, call.rows)
 

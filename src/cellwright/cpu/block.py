@@ -5,7 +5,7 @@ from functools import partial
 
 from cellwright.cpu.constants import emit_constant
 from cellwright.cpu.dot import DOT, SWEEP
-from cellwright.cpu.frame import Frame
+from cellwright.cpu.frame import ROW_DOT, ROWS_DOT, Frame
 from cellwright.cpu.levels import levels
 from cellwright.cpu.parts import Part, Vector, padded, split
 from cellwright.cpu.simd import I64, POINTER, Value
@@ -188,21 +188,21 @@ class Block:
     def _dots(self, row: Value, i: Value, size: Value) -> None:
         """Multiply weights as they lie by ``size`` rows from row ``i`` of a chunk on."""
         s, frame = self.s, self.frame
-        number = frame.functions.number("dot_1", s.sub(size, 1))
+        several = s.add(s.field(frame.struct, ROWS_DOT), s.sub(size, 2))
+        number = s.builder.select(s.less(size, 2), s.field(frame.struct, ROW_DOT), several)
         top, falling = s.add(row, i), s.builder.zext(frame.downwards, I64)
 
         def tiles(p: Product, first: Value) -> None:
             if self.constants:  # from which tiles start, but where the input was multiplied ahead
                 first = s.builder.select(s.less(0, frame.ahead), first, s.index(0))
             put_rows(s, frame.row_table, size, lambda r: frame.vector(p.source, s.add(top, r)))
-            base, stride = frame.matrices[p.matrix]
-            weights = s.at(base, s.add(s.mul(s.add(self.u, p.row), stride), p.column))
+            weights, stride = frame.weights(p.matrix, s.add(self.u, p.row), p.column)
             args = [self._place(i, s.index(p.tile)), s.index(self.row_size), s.index(self.width)]
             args += [frame.row_table, weights, stride, s.mul(stride, self.stage.units)]
             args += [s.index(n) for n in (p.depth, self.valid, p.count)]
             frame.functions.call(number, DOT, [*args, first, falling])
 
-        for part in self.parts:
+        for part in split(self.stage, whole=True):
             self._part(part, partial(tiles, part.product))
 
 
@@ -220,8 +220,7 @@ def emit_sweeps(frame: Frame, stage: Stage) -> None:
     s = frame.s
     start, stop = frame.share(stage.units)
     for p, offset in _sweeps(stage, s.lanes):
-        base, stride = frame.matrices[p.matrix]
-        weights = s.at(base, s.add(s.mul(stride, p.row), p.column))
+        weights, stride = frame.weights(p.matrix, s.index(p.row), p.column)
         args = [s.at(frame.packed, offset), frame.vector(p.source, s.index(0)), weights, stride]
         args += [s.index(p.depth), start, stop, s.builder.zext(frame.downwards, I64)]
         frame.functions.call("sweep", SWEEP, args)

@@ -19,6 +19,7 @@ __all__ = [
     "Way",
     "forward_way",
     "may_project_by_amx",
+    "reads_far",
     "share_of",
     "takes_amx",
     "walks_raw",
@@ -74,6 +75,9 @@ _UNALIGNED_STEPS, _UNALIGNED_FAR_STEPS, _UNALIGNED_PASSES = 10, 20, 5
 """The same where rows of weights have no whole cache lines, from ``_OWN_CACHE`` bytes on and of as
 many rows as a dot takes; more where a core's own cache does not hold the weights. And up to how
 many times such a call reads the input's weights so too."""
+_FAR_WEIGHTS = 6 << 20
+"""Bytes of weights from which calls of few steps read them in one stream: fewer may still be in a
+cache since the last call."""
 _ALONE = Share(1, by_units=False)
 
 
@@ -275,6 +279,15 @@ def _reads_raw(plan: Plan, layout: Layout, raw_walk: bool) -> bool:
     wide = plan.inputs >= max(_WIDE_INPUT, _MORE_INPUT * plan.units)
     narrow = wide and plan.units <= _NARROW * host().lanes(plan.dtype)
     return narrow or layout.rows <= least or passes <= most
+
+
+def reads_far(plan: Plan, way: ForwardWay) -> bool:
+    """Whether weights are read as they lie from beyond a core's own cache, so far that one straight
+    stream of them is faster than four.
+    """
+    if way.raw:
+        return plan.work * plan.item >= _FAR_WEIGHTS
+    return (plan.work - plan.input_work) * plan.item > own_cache()
 
 
 def walks_raw(plan: Plan, layout: Layout, way: Way) -> bool:

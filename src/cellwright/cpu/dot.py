@@ -10,6 +10,7 @@ from functools import partial
 import llvmlite.ir as ir
 
 from cellwright.cpu.simd import I32, I64, POINTER, Simd, Value
+from cellwright.cpu.stored import Stored
 from cellwright.cpu.tile import accumulate
 
 __all__ = ["DOT", "SWEEP", "emit_dot", "emit_sweep", "held_vectors"]
@@ -24,7 +25,9 @@ past the last; whether the last ones come first. Units fill whole vectors, as ro
 whole cache lines."""
 _TOGETHER = 4
 """Rows of weights that a dot reads at once, neighbours in memory: few enough for a processor to
-foresee each, and with one row as many sums as let it keep pace with a second-level cache."""
+foresee each, and with one row as many sums as let it keep pace with a second-level cache. A
+processor foresees one straight stream further, so weights from beyond that cache are read one row
+after the other, with as many sums along it."""
 
 
 def held_vectors(registers: int) -> tuple[int, int]:
@@ -36,21 +39,26 @@ def held_vectors(registers: int) -> tuple[int, int]:
     return registers // 2, registers // 4
 
 
-def emit_dot(s: Simd, rows: int) -> None:
-    """C[r, u] (+)= Σ_k W[u, k] A[r, k], weights as torch has them, a vector of units at a time."""
-    _Dot(s, rows).emit()
+def emit_dot(s: Simd, rows: int, half: str = "", *, far: bool = False) -> None:
+    """C[r, u] (+)= Σ_k W[u, k] A[r, k], weights as torch has them, a vector of units at a time.
+
+    ``half``: what the weights are stored as, if not as the function's numbers. ``far``: whether
+    they are read in one straight stream.
+    """
+    _Dot(s, rows, Stored(s, half), far).emit()
 
 
 class _Dot:
-    def __init__(self, s: Simd, rows: int) -> None:
-        self.s, self.rows = s, rows
+    def __init__(self, s: Simd, rows: int, stored: Stored, far: bool) -> None:
+        self.s, self.rows, self.stored = s, rows, stored
         args = s.function.args
         self.c, self.c_stride, self.pitch, row_table = args[:4]
         self.weights, self.stride, self.jump = args[4:7]
         self.depth, self.units, self.tiles, self.first, falling = args[7:]
         self.falling = s.less(0, falling)
         self.inputs = [s.field(row_table, r, POINTER) for r in range(rows)]
-        self.together = min(_TOGETHER, s.lanes)
+        self.together, self.along = (1, _TOGETHER) if far else (min(_TOGETHER, s.lanes), 1)
+        self.holds = rows == 1 and not far
         self.parts = s.lanes // self.together
         self.memory = s.reserve(s.vector, rows * self.parts)
         for n in range(rows * self.parts):  # lanes past the last unit: what lies there may be slow
@@ -62,7 +70,7 @@ class _Dot:
         """Emit the passes over depths that are held, for whole vectors of units, and the rest."""
         s, whole = self.s, self.s.whole(self.units)
         done: Value = s.index(0)
-        for held in held_vectors(s.target.registers) if self.rows == 1 else ():
+        for held in held_vectors(s.target.registers) if self.holds else ():
             width = held * s.lanes
             end = s.add(done, s.whole(s.sub(self.depth, done), width))
             s.loop(done, end, width, partial(self._hold, held, whole))
@@ -108,7 +116,7 @@ class _Dot:
 
         def tile(t: Value, _: list[Value]) -> None:
             t = choose(self.falling, s.sub(s.sub(self.tiles, 1), t), t)
-            weights = s.at(self.weights, s.mul(t, self.jump))
+            weights = self.stored.at(self.weights, s.mul(t, self.jump))
             results = s.at(self.c, s.mul(t, self.pitch))
 
             def group(u: Value, _: list[Value]) -> None:
@@ -141,7 +149,7 @@ class _Dot:
         def some(j: Value, _: list[Value]) -> None:
             # units past the end repeat the last one; their sums are not used
             numbers = [s.min(s.add(s.add(u, j), n), last) for n in range(self.together)]
-            lines = [s.at(weights, s.mul(n, self.stride)) for n in numbers]
+            lines = [self.stored.at(weights, s.mul(n, self.stride)) for n in numbers]
             part = s.builder.udiv(j, s.index(self.together))
             for r, value in enumerate(self._some(depth, lines)):
                 s.store(value, self.memory, s.mul(s.add(part, r * self.parts), s.lanes))
@@ -157,16 +165,36 @@ class _Dot:
 
         def step(k: Value, sums: list[Value], mask: Value = None) -> list[Value]:
             columns = [s.load(a, k, mask) for a in self.inputs]
-            weights = [s.load(line, k, mask) for line in lines]
+            weights = [self.stored.load(line, k, mask) for line in lines]
             pairs = [(w, x) for x in columns for w in weights]
             return [s.fma(w, x, before) for (w, x), before in zip(pairs, sums, strict=True)]
 
-        sums = [s.constant(0.0)] * (n * self.rows)
+        def steps(k: Value, sums: list[Value]) -> list[Value]:
+            places = [(s.add(k, j * s.lanes), j * size) for j in range(self.along)]
+            return [v for at, j in places for v in step(at, sums[j : j + size])]
+
+        size = n * self.rows
+        sums = [s.constant(0.0)] * size
+        if self.along > 1:
+            width = self.along * s.lanes
+            end = s.add(depth, s.whole(s.sub(self.depth, depth), width))
+            sums = _folded(s, s.loop(depth, end, width, steps, sums * self.along), size)
+            depth = end
         sums = s.loop(depth, self.whole_depth, s.lanes, step, sums)
         sums = s.loop(
             self.whole_depth, self.depth, s.lanes, lambda k, found: step(k, found, self.tail), sums
         )
         return [_transposed_sum(s, sums[r * n : (r + 1) * n], 1) for r in range(self.rows)]
+
+
+def _folded(s: Simd, vectors: Sequence[Value], count: int) -> list[Value]:
+    """Add the second half of vectors to the first until ``count`` are left."""
+    current = list(vectors)
+    while len(current) > count:
+        half = len(current) // 2
+        pairs = zip(current[:half], current[half:], strict=True)
+        current = [s.builder.fadd(a, b) for a, b in pairs]
+    return current
 
 
 def _transposed_sum(s: Simd, vectors: Sequence[Value], distance: int) -> Value:

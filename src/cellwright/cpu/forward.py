@@ -16,11 +16,13 @@ from cellwright.cpu.choice import (
     Way,
     forward_way,
     may_project_by_amx,
+    reads_far,
     share_of,
     takes_amx,
     walks_raw,
 )
 from cellwright.cpu.frame import ADDRESSES, INPUT_PLANES, LAYOUT, PACKED, RAW, SPLIT, TURN
+from cellwright.cpu.library import library
 from cellwright.cpu.memory import Blanks, Shelf, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import CONSTANTS, ByLengths, Plan, Rows
 from cellwright.cpu.target import LINE
@@ -89,9 +91,10 @@ class ForwardCall:
         plan: the layer. rows: its rows; those of a packed call may differ in their lengths.
         directions: D.
         keep: whether what the backward pass needs is kept.
+        half: what weights are stored as, if not as the kernels' numbers.
     """
 
-    def __init__(self, plan: Plan, rows: Rows, directions: int, keep: bool) -> None:
+    def __init__(self, plan: Plan, rows: Rows, directions: int, keep: bool, half: str = "") -> None:
         layout = self.layout = rows.layout  # the structs have the address of its bounds
         self.plan, self.rows, self.walk = plan, rows, plan.forward_walk
         self.packed = layout.counts is not None
@@ -102,6 +105,9 @@ class ForwardCall:
         # early, so that nothing is left to compile for other lengths
         if may_project_by_amx(plan):
             self.walk.need_projection()
+        self.half, self.far = half, reads_far(plan, way)
+        if half:
+            library(plan.dtype).need_half(half)
         made = self._made(rows)
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
@@ -213,8 +219,9 @@ class ForwardCall:
         places["gx", d], distances["gx"] = places[ahead, d], distances[ahead]
         widths = plan.matrix_widths(walk.matrices)
         threads = self.share.threads
+        ways = {"ahead": self.ahead, "far": self.far}
         return walk.struct(
-            self.layout, d == 1, threads, places, d, distances, widths, ahead=self.ahead
+            self.layout, d == 1, threads, places, d, distances, widths, half=self.half, **ways
         )
 
     def _distances(self) -> dict[str, Distances]:
@@ -246,23 +253,24 @@ class ForwardCall:
             stated: whether there are initial states.
             rows: the call's rows.
         """
-        layout, blanks = rows.layout, self.blanks
-        heads: list[array[int]] = []
-        if self.packed:
-            blanks, heads = self.by_lengths(rows)
+        blanks = self.by_lengths(rows)[0] if self.packed else self.blanks
         made = blanks()
-        addresses = [*self.plan.constants, *map(_address, given), *map(_address, made)]
-        if addresses.count(0) > 1:
+        addresses = [*map(_address, given), *map(_address, made)]
+        if 0 in addresses:
             check_memory(given)
+        self.run(addresses, stated, rows)
+        return made[0], tuple(made[1 : self.kept.start]), made[self.kept]
+
+    def run(self, addresses: Sequence[int], stated: bool, rows: Rows) -> None:
+        """Run the walks on what is given and made, at these addresses."""
+        layout = rows.layout
+        heads = self.by_lengths(rows)[1] if self.packed else []
         room = self.room + self.each_row * layout.rows
         shelf = self._shelf(room) if self.packed else self.shelf
         hidden = shelf.take(room) if room else None
         at = 0 if hidden is None else hidden.address
-        addresses.append(at)
-        raw_walk = self.raw_walk and start_lines(
-            self.plan, addresses[len(CONSTANTS) + 1 :], len(self.directions)
-        )
-        table = array("q", addresses)
+        raw_walk = self.raw_walk and start_lines(self.plan, addresses[1:], len(self.directions))
+        table = array("q", [*self.plan.constants, *addresses, at])
         lies = self.raw or raw_walk
         for d, template in enumerate(self.structs[stated]):
             struct = template[:]
@@ -278,7 +286,6 @@ class ForwardCall:
             shelf.put_back(hidden)
         if lies:
             self.turn = (self.turn + layout.steps) % 2
-        return made[0], tuple(made[1 : self.kept.start]), made[self.kept]
 
 
 def remember(plan: Plan, key: tuple[object, ...], prepared: object) -> None:

@@ -24,8 +24,12 @@ The struct (8-byte fields):
       by its weights ahead of the walk
 16    1 if weights are read as they lie though there is memory for packed ones; those of the input,
       multiplied ahead of the walk, are packed, but for AMX
-17    table of the call's addresses
-18 …  for each buffer, then for each weight matrix: which of the addresses, how many elements on
+17    which of the library's functions multiplies one row by weights as they lie
+18    which one does so with two rows; those for more follow
+19    which one packs weights of units
+20    bytes of an element of the weights
+21    table of the call's addresses
+22 …  for each buffer, then for each weight matrix: which of the addresses, how many elements on
 …     for each buffer: distance between steps, distance between rows, in elements
 …     for each weight matrix: distance between rows, in elements
 ====  =====================================================================================
@@ -33,6 +37,8 @@ The struct (8-byte fields):
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import llvmlite.ir as ir
 
 from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.barrier import emit_barrier
@@ -49,12 +55,16 @@ __all__ = [
     "INPUT_PLANES",
     "LAYOUT",
     "PACKED",
+    "PACKING",
     "RAW",
     "REFUSED",
+    "ROWS_DOT",
+    "ROW_DOT",
     "SPLIT",
     "SUM_ROWS",
     "THREADS",
     "TURN",
+    "WEIGHT_BYTES",
     "Fields",
     "Frame",
     "Place",
@@ -63,7 +73,8 @@ __all__ = [
 
 FUNCTIONS, AHEAD, THREADS, BARRIER, TURN = range(7, 12)
 LAYOUT = FUNCTIONS  # so many fields the layout decides
-PACKED, SPLIT, REFUSED, INPUT_PLANES, RAW, ADDRESSES, PLACES = range(12, 19)
+PACKED, SPLIT, REFUSED, INPUT_PLANES, RAW = range(12, 17)
+ROW_DOT, ROWS_DOT, PACKING, WEIGHT_BYTES, ADDRESSES, PLACES = range(17, 23)
 SUM_ROWS = 2
 """Rows of a sum for each thread: the sum, and what rounding took from it. The result is all of them
 added up."""
@@ -188,6 +199,12 @@ class Frame:
         """Emit ``body`` for calls whose products AMX takes."""
         if self.has_amx:
             self.s.when(self.amx, body)
+
+    def weights(self, matrix: str, row: Value, column: int) -> tuple[Value, Value]:
+        """Return where an element of a matrix is stored, and the distance between its rows."""
+        s, (base, stride) = self.s, self.matrices[matrix]
+        offset = s.mul(s.add(s.mul(stride, row), column), s.field(self.struct, WEIGHT_BYTES))
+        return s.builder.gep(base, [offset], source_etype=ir.IntType(8)), stride
 
     def _lookup(self, table: Value, t: Value, default: Value) -> Value:
         """Return what a table that may be null holds for step ``t``."""

@@ -7,7 +7,14 @@ from typing import Any
 from cellwright.cpu.simd import POINTER, Simd, Value
 from cellwright.cpu.target import Target
 
-__all__ = ["PANEL_NAMES", "Functions", "common_names", "library_names", "tile_names"]
+__all__ = [
+    "PANEL_NAMES",
+    "Functions",
+    "common_names",
+    "half_names",
+    "library_names",
+    "tile_names",
+]
 
 PANEL_NAMES = ["lines", "rows", "turn", "panel", "gather", "scatter"]
 """The functions that products of many steps at once have for themselves, by AMX."""
@@ -18,7 +25,7 @@ def common_names(target: Target, dtype: str) -> list[str]:
     amx = ["split", "planes_units", "planes_depth", "setup", "release"]
     dots = [f"dot_{r}" for r in range(1, target.dot_rows + 1)]
     packing = ["transpose", "pack_units", "pack_depth"]
-    return [*dots, "sweep", *packing, *(amx if target.has_amx(dtype) else [])]
+    return [*dots, "dot_far", "sweep", *packing, *(amx if target.has_amx(dtype) else [])]
 
 
 def tile_names(target: Target, dtype: str, vectors: int) -> list[str]:
@@ -28,6 +35,12 @@ def tile_names(target: Target, dtype: str, vectors: int) -> list[str]:
     return tiles + (products if target.has_amx(dtype) else [])
 
 
+def half_names(target: Target, half: str) -> list[str]:
+    """Return the functions for numbers in this half precision."""
+    kinds = (*(f"dot_{r}" for r in range(1, target.dot_rows + 1)), "transpose", "pack_units")
+    return [f"{kind}_{half}" for kind in (*kinds, "widen", "narrow")]
+
+
 @lru_cache(maxsize=8)
 def library_names(target: Target, dtype: str) -> list[str]:
     """Return the functions of the library in the order of its table."""
@@ -35,7 +48,9 @@ def library_names(target: Target, dtype: str) -> list[str]:
     tiles = [f"tile_{r}_{v}" for r, v in shapes]  # number by number: machine code counts on it
     amx = [f"matrix_{groups}_{v}" for groups in (1, 2) for v in range(1, target.vectors + 1)]
     amx += PANEL_NAMES
-    return [*tiles, *(amx if target.has_amx(dtype) else []), *common_names(target, dtype)]
+    halves = [name for half in target.halves(dtype) for name in half_names(target, half)]
+    common = common_names(target, dtype)
+    return [*tiles, *(amx if target.has_amx(dtype) else []), *common, *halves]
 
 
 class Functions:

@@ -13,9 +13,16 @@ from cellwright.cpu.amx.panel_rows import GATHER, SCATTER, emit_gather, emit_sca
 from cellwright.cpu.amx.planes import PLANES, SPLIT, emit_planes, emit_split
 from cellwright.cpu.amx.unit import MATRIX, emit_matrix, emit_release, emit_setup
 from cellwright.cpu.dot import DOT, SWEEP, emit_dot, emit_sweep
-from cellwright.cpu.functions import PANEL_NAMES, common_names, library_names, tile_names
+from cellwright.cpu.functions import (
+    PANEL_NAMES,
+    common_names,
+    half_names,
+    library_names,
+    tile_names,
+)
 from cellwright.cpu.pack import PACK, TRANSPOSE, emit_pack, emit_transpose
 from cellwright.cpu.simd import Simd
+from cellwright.cpu.stored import CONVERSION, emit_narrow, emit_widen
 from cellwright.cpu.target import Target, host
 from cellwright.cpu.tile import TILE, emit_tile
 
@@ -27,6 +34,7 @@ def _emit_common(target: Target, dtype: str) -> ir.Module:
     module = ir.Module(f"library_{target.name}_{dtype}")
     for r in range(1, target.dot_rows + 1):
         emit_dot(Simd(module, f"dot_{r}", DOT, target, dtype), r)
+    emit_dot(Simd(module, "dot_far", DOT, target, dtype), 1, far=True)
     emit_sweep(Simd(module, "sweep", SWEEP, target, dtype))
     emit_transpose(Simd(module, "transpose", TRANSPOSE, target, dtype))
     emit_pack(Simd(module, "pack_units", PACK, target, dtype), transposed=False)
@@ -61,6 +69,19 @@ def _emit_panels(target: Target, dtype: str) -> ir.Module:
     emit_panel(Simd(module, "panel", PANEL, target, dtype))
     emit_gather(Simd(module, "gather", GATHER, target, dtype))
     emit_scatter(Simd(module, "scatter", SCATTER, target, dtype))
+    return module
+
+
+def _emit_halves(target: Target, dtype: str, half: str) -> ir.Module:
+    """Emit what reads weights in half precision, and the conversions."""
+    module = ir.Module(f"library_{target.name}_{half}")
+    for r in range(1, target.dot_rows + 1):
+        emit_dot(Simd(module, f"dot_{r}_{half}", DOT, target, dtype), r, half, far=r == 1)
+    emit_transpose(Simd(module, f"transpose_{half}", TRANSPOSE, target, dtype), half)
+    pack = Simd(module, f"pack_units_{half}", PACK, target, dtype)
+    emit_pack(pack, transposed=False, half=half)
+    emit_widen(Simd(module, f"widen_{half}", CONVERSION, target, dtype), half)
+    emit_narrow(Simd(module, f"narrow_{half}", CONVERSION, target, dtype), half)
     return module
 
 
@@ -107,9 +128,19 @@ class Library:
         if target.has_amx(self.dtype):
             self._load("panels by AMX", PANEL_NAMES, partial(_emit_panels, target, self.dtype))
 
+    def need_half(self, half: str) -> None:
+        """Load what calls with weights in this half precision have for themselves."""
+        target = host()
+        emit = partial(_emit_halves, target, self.dtype, half)
+        self._load(half, half_names(target, half), emit)
+
+    def number(self, name: str) -> int:
+        """Return the place of a function in the table."""
+        return self._names.index(name)
+
     def address(self, name: str) -> int:
         """Return where a function is that was needed before."""
-        return self._table[self._names.index(name)]
+        return self._table[self.number(name)]
 
 
 @lru_cache(maxsize=4)

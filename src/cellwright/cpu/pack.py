@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import llvmlite.ir as ir
 
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
+from cellwright.cpu.stored import Stored
 
 __all__ = ["PACK", "TRANSPOSE", "emit_pack", "emit_transpose", "transposed"]
 
@@ -18,13 +19,15 @@ TRANSPOSE = (POINTER, I64, I64, I64, POINTER, I64)
 stride."""
 
 
-def emit_pack(s: Simd, transposed: bool) -> None:
+def emit_pack(s: Simd, *, transposed: bool, half: str = "") -> None:
     """Lay weights out in the order in which tiles read them: [unit block][tile][k][unit].
 
     The weights are W[tile · H + u, k], or W[k, u] where ``transposed``. Each thread takes a share
-    of the blocks. The module must have ``transpose``.
+    of the blocks. The module must have ``transpose``, or ``transpose_`` with ``half``: what the
+    weights are stored as, if not as the function's numbers; transposed ones always are.
     """
     weights, stride, units, depth, tiles, packed, offset, whole, thread, threads = s.function.args
+    stored, transpose = Stored(s, half), f"transpose_{half}" if half else "transpose"
     block = s.target.block(s.dtype)
     blocks = s.builder.sdiv(s.add(units, block - 1), s.index(block))
     start = s.builder.sdiv(s.mul(blocks, thread), threads)
@@ -41,9 +44,9 @@ def emit_pack(s: Simd, transposed: bool) -> None:
             if transposed:
                 _pack_depth(s, s.at(weights, u), stride, depth, (valid, width), target)
             else:
-                source = s.at(weights, s.mul(s.add(s.mul(t, units), u), stride))
+                source = stored.at(weights, s.mul(s.add(s.mul(t, units), u), stride))
                 args = [source, stride, valid, depth, target, width]
-                s.call("transpose", ir.VoidType(), TRANSPOSE, args)
+                s.call(transpose, ir.VoidType(), TRANSPOSE, args)
 
         s.loop(0, tiles, 1, tile)
 
@@ -104,23 +107,27 @@ def _by_pairs(s: Simd, vectors: Sequence[Value], order: Sequence[int]) -> list[V
     return [s.builder.shuffle_vector(x, y, mask) for x, y in pairs]
 
 
-def emit_transpose(s: Simd) -> None:
+def emit_transpose(s: Simd, half: str = "") -> None:
     """target[column, row] = source[row, column], a square of vectors at a time, in registers.
+
+    ``half``: what the source is stored as, if not as the function's numbers.
 
     Rows of the target are written in whole vectors, the last one past its end: it must have room.
     What lies there repeats the last row.
     """
     source, stride, rows, columns, target, target_stride = s.function.args
+    stored = Stored(s, half)
     last = s.sub(rows, 1)
 
     def group(row: Value, _: list[Value]) -> None:
-        lines = [s.at(source, s.mul(s.min(s.add(row, j), last), stride)) for j in range(s.lanes)]
+        numbers = [s.min(s.add(row, j), last) for j in range(s.lanes)]
+        lines = [stored.at(source, s.mul(n, stride)) for n in numbers]
         out = s.at(target, row)
 
         def square(k: Value, _: list[Value]) -> None:
             left = s.sub(columns, k)
             mask = s.dynamic_mask(left)
-            turned = transposed(s, [s.load(line, k, mask) for line in lines])
+            turned = transposed(s, [stored.load(line, k, mask) for line in lines])
             with s.builder.if_else(s.less(left, s.lanes)) as (cut, whole):
                 for branch, exists in ((cut, lambda j: s.less(j, left)), (whole, None)):
                     with branch:

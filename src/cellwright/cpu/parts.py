@@ -45,12 +45,16 @@ def _pieces(p: Product) -> list[Product]:
     return pieces
 
 
-def split(stage: Stage) -> list[Part]:
-    """Cut a stage's products where some tiles are filled for the first time and others added to."""
+def split(stage: Stage, *, whole: bool = False) -> list[Part]:
+    """Cut a stage's products where some tiles are filled for the first time and others added to.
+
+    ``whole``: whether deep ones are left whole.
+    """
     filled: set[int] = set()
     filled_ahead: set[int] = set()
     parts: list[Part] = []
-    for p in (piece for product in stage.products for piece in _pieces(product)):
+    pieces = stage.products if whole else (q for p in stage.products for q in _pieces(p))
+    for p in pieces:
         tiles = range(p.tile, p.tile + p.count)
         firsts = [(t not in filled, t not in filled_ahead) for t in tiles]
         for (first, ahead), run in groupby(range(p.count), key=lambda j: firsts[j]):

@@ -5,7 +5,7 @@ from functools import partial
 from cellwright.cpu.amx.arrangement import arrange, stage_size
 from cellwright.cpu.amx.planes import PLANES
 from cellwright.cpu.constants import emit_constants
-from cellwright.cpu.frame import REFUSED, Frame
+from cellwright.cpu.frame import PACKING, REFUSED, Frame
 from cellwright.cpu.pack import PACK
 from cellwright.cpu.parts import depths, padded, split
 from cellwright.cpu.simd import Value
@@ -47,10 +47,8 @@ def _pack_stage_planes(frame: Frame, stage: Stage, packed: Value) -> None:
     refused = s.entry(frame.struct, REFUSED)
     for (p, tile), start in arrangement.starts.items():
         name = "planes_depth" if p.transposed else "planes_units"
-        base, stride = frame.matrices[p.matrix]
-        row = p.row + tile * stage.units
-        args = [s.at(base, s.add(s.mul(stride, row), p.column)), stride, s.index(stage.units)]
-        args += [s.index(p.depth), packed, s.index(start)]
+        weights, stride = frame.weights(p.matrix, s.index(p.row + tile * stage.units), p.column)
+        args = [weights, stride, s.index(stage.units), s.index(p.depth), packed, s.index(start)]
         args += [s.index(arrangement.weight_blocks), frame.thread, frame.threads, refused]
         frame.functions.call(name, PLANES, args)
 
@@ -73,10 +71,12 @@ def _pack(frame: Frame, stage: Stage, offset: int, whole: int) -> None:
 def _pack_part(frame: Frame, stage: Stage, p: Product, place: tuple[int, int, int]) -> None:
     """Do so for a product; ``place``: of the stage, of the product in a block, a block's depth."""
     s = frame.s
-    name = "pack_depth" if p.transposed else "pack_units"
-    base, stride = frame.matrices[p.matrix]
+    number = s.field(frame.struct, PACKING)
+    if p.transposed:
+        number = frame.functions.number("pack_depth")
+    weights, stride = frame.weights(p.matrix, s.index(p.row), p.column)
     offset, start, whole = place
-    args = [s.at(base, s.add(s.mul(stride, p.row), p.column)), stride]
+    args = [weights, stride]
     args += [s.index(n) for n in (stage.units, p.depth, p.count)]
     args += [s.at(frame.packed, offset), s.index(start), s.index(whole)]
-    frame.functions.call(name, PACK, [*args, frame.thread, frame.threads])
+    frame.functions.call(number, PACK, [*args, frame.thread, frame.threads])

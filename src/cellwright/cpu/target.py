@@ -11,10 +11,13 @@ import llvmlite.binding as llvm
 
 from cellwright.errors import CompileError
 
-__all__ = ["DTYPES", "LINE", "Target", "host", "own_cache", "shared_cache"]
+__all__ = ["DTYPES", "HALVES", "LINE", "Target", "host", "own_cache", "shared_cache"]
 
 DTYPES: dict[str, int] = {"float32": 4, "float64": 8}
 """Element types that kernels exist for, with their size in bytes."""
+
+HALVES = ("float16", "bfloat16")
+"""Half precisions, whose numbers kernels read and write as float32."""
 
 LINE = 64
 """Bytes of a cache line."""
@@ -67,6 +70,11 @@ class Target:
     def has_amx(self, dtype: str) -> bool:
         """Whether products of many rows go to AMX."""
         return self.name == "amx" and dtype == "float32"
+
+    def halves(self, dtype: str) -> tuple[str, ...]:
+        """Return the half precisions that kernels of a dtype take weights of as they lie."""
+        converts = self.name == "neon" or "+f16c" in self.features.split(",")
+        return HALVES if converts and dtype == "float32" else ()
 
     def block(self, dtype: str) -> int:
         """Return how many units a tile has."""

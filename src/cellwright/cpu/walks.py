@@ -15,11 +15,15 @@ from cellwright.cpu.barrier import barrier_memory
 from cellwright.cpu.frame import (
     BARRIER,
     PACKED,
+    PACKING,
     PLACES,
     RAW,
     REFUSED,
+    ROW_DOT,
+    ROWS_DOT,
     SPLIT,
     THREADS,
+    WEIGHT_BYTES,
     matrices,
 )
 from cellwright.cpu.library import library
@@ -33,7 +37,8 @@ from cellwright.cpu.product import (
     scratch_size,
     shares_of,
 )
-from cellwright.cpu.target import host
+from cellwright.cpu.stored import HALF_BYTES
+from cellwright.cpu.target import DTYPES, host
 from cellwright.cpu.team import WALK, Team, team
 from cellwright.cpu.walk import emit_walk
 from cellwright.graph.schedule import Program
@@ -249,7 +254,10 @@ class Walk:
         direction: int,
         distances: Mapping[str, Distances],
         widths: Mapping[str, int],
+        *,
         ahead: bool,
+        far: bool = False,
+        half: str = "",
     ) -> "array[int]":
         """Return what the machine code reads; what differs from call to call is 0.
 
@@ -262,6 +270,8 @@ class Walk:
             distances: of each buffer.
             widths: the elements of a row of each matrix.
             ahead: take the products with the input ahead of the walk, into the buffer ``gx``.
+            far: read weights as they lie in one straight stream, where there is one row.
+            half: what weights are stored as, if not as the kernel's numbers.
         """
         struct = [*layout.fields(reverse, threads), self._library.table]
         struct += (int(ahead), threads, *[0] * (PLACES - BARRIER))
@@ -270,6 +280,17 @@ class Walk:
         for name in self.names:
             struct += distances[name]
         struct += [widths[name] for name in self.matrices]
+        suffix, functions = f"_{half}" if half else "", self._library
+        names = {
+            ROW_DOT: f"dot_1{suffix}",
+            ROWS_DOT: f"dot_2{suffix}",
+            PACKING: f"pack_units{suffix}",
+        }
+        if far and not half:
+            names[ROW_DOT] = "dot_far"
+        for field, name in names.items():
+            struct[field] = functions.number(name)
+        struct[WEIGHT_BYTES] = HALF_BYTES if half else DTYPES[self._dtype]
         return array("q", struct)
 
     def run(self, struct: "array[int]", share: Share) -> None:

@@ -1,0 +1,130 @@
+"""A forward call in half precision, for no gradient.
+
+Kernels work in float32. Weights are by far the most that a short call reads, so it reads them as
+they are stored: half as many bytes as in float32, and no copy. The input, biases and states are
+widened ahead of the walk, and what it makes is rounded after it.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from math import prod
+from typing import NamedTuple
+
+from torch import Tensor
+
+from cellwright.cpu.choice import forward_way
+from cellwright.cpu.forward import ForwardCall, check_memory, remember, shared_kind
+from cellwright.cpu.library import library
+from cellwright.cpu.memory import Blanks, contiguous
+from cellwright.cpu.plan import ByLengths, Plan, Rows
+from cellwright.cpu.target import LINE
+from cellwright.cpu.team import WALK
+from cellwright.cpu.walks import Layout
+
+__all__ = ["HalfCall", "half_call", "reads_stored"]
+
+_address = Tensor.data_ptr
+_Conversion = Callable[[int, int], object]
+
+
+def reads_stored(plan: Plan, layout: Layout) -> bool:
+    """Whether a call reads weights as they are stored; AMX takes those of float32 alone."""
+    way = forward_way(plan, layout)
+    return not (way.amx or way.amx_ahead)
+
+
+class _Copies(NamedTuple):
+    """What has a copy in float32: some of the tensors that are given, then all that are made."""
+
+    given: list[int]  # which
+    sizes: list[int]  # their elements
+    made_sizes: list[int]
+    starts: list[int]  # where each copy starts in their memory, in bytes
+    room: int  # elements of that memory
+
+
+class HalfCall:
+    """A forward call that lacks nothing but the table of addresses.
+
+    Args:
+        plan: the layer, whose kernels are of float32.
+        rows: its rows; those of a packed call may differ in their lengths.
+        directions: D.
+        half: what all tensors are stored as.
+    """
+
+    def __init__(self, plan: Plan, rows: Rows, directions: int, half: str) -> None:
+        self.plan, self.directions, self.half = plan, directions, half
+        self.stored = reads_stored(plan, rows.layout)
+        self.inner = ForwardCall(plan, rows, directions, False, half if self.stored else "")
+        functions = library(plan.dtype)
+        functions.need_half(half)
+        self.widen = WALK(functions.address(f"widen_{half}"))
+        self.narrow = WALK(functions.address(f"narrow_{half}"))
+        self.spares = self.inner.walk.spares
+        self.by_lengths = ByLengths(self._with_lengths)
+        self.made = self.by_lengths(rows)
+
+    def _with_lengths(self, rows: Rows) -> tuple[Blanks, list[_Copies]]:
+        """Return what makes the results, and what has copies, without initial states and with."""
+        plan, D, N = self.plan, self.directions, rows.layout.batch
+        states = [contiguous(D, N, plan.width(state)) for state in plan.cell.states]
+        results = [rows.form(D * plan.outputs), *states]
+        copies = [self._copies(rows, [prod(s) for s, _ in results], stated) for stated in (0, 1)]
+        return Blanks(self.half, *results), copies
+
+    def _copies(self, rows: Rows, made_sizes: list[int], stated: int) -> _Copies:
+        plan = self.plan
+        parameters = zip(plan.parameters, plan.shapes, strict=True)
+        each = [
+            prod(shape) * (kind != "weight" or not self.stored) for (kind, _), shape in parameters
+        ]
+        sizes = [rows.layout.rows * plan.inputs, *each * self.directions]
+        sizes += made_sizes[1:] * stated
+        given = [k for k, size in enumerate(sizes) if size]
+        sizes = [sizes[k] for k in given]
+        line = LINE // plan.item
+        *starts, room = accumulate((-(-n // line) * line for n in (*sizes, *made_sizes)), initial=0)
+        return _Copies(given, sizes, made_sizes, [n * plan.item for n in starts], room)
+
+    def __call__(
+        self, given: Sequence[Tensor], stated: bool, rows: Rows
+    ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
+        """Return the output, the final states, and nothing else; see ``ForwardCall``."""
+        blanks, both = self.by_lengths(rows) if self.inner.packed else self.made
+        copies, made = both[stated], blanks()
+        addresses = [*map(_address, given)]
+        if 0 in addresses:
+            check_memory(given)
+        shelf = self.spares.shelf(copies.room, large=True)
+        memory = shelf.take(copies.room)
+        wide = [memory.address + start for start in copies.starts]
+        _convert(self.widen, [addresses[k] for k in copies.given], wide, copies.sizes)
+        for k, address in zip(copies.given, wide, strict=False):
+            addresses[k] = address
+        rounded = wide[len(copies.given) :]
+        self.inner.run([*addresses, *rounded], stated, rows)
+        _convert(self.narrow, rounded, map(_address, made), copies.made_sizes)
+        shelf.put_back(memory)
+        return made[0], tuple(made[1:]), []
+
+
+def _convert(
+    function: _Conversion, sources: Iterable[int], targets: Iterable[int], sizes: Sequence[int]
+) -> None:
+    """Copy arrays of so many elements."""
+    triples = zip(sources, targets, sizes, strict=False)
+    table = array("q", [field for triple in triples for field in triple])
+    address, _ = table.buffer_info()
+    function(address, len(sizes))
+
+
+def half_call(plan: Plan, rows: Rows, directions: int, half: str) -> HalfCall:
+    """Return the prepared call."""
+    key = (*shared_kind(plan, rows, "forward"), directions, half)
+    found: HalfCall | None = plan.prepared.get(key)
+    if found is None:
+        found = HalfCall(plan, rows, directions, half)
+        remember(plan, key, found)
+    return found
