@@ -14,7 +14,7 @@ The struct (8-byte fields):
 9     number of threads
 10    memory of a barrier, or null: threads share out the rows; else every thread takes all rows
       and a share of the units, and they wait for each other after each stage
-11    for walks of one or two rows: 1 if the first step goes through its weights backwards, else 0
+11    1 if the first step goes through its weights backwards, where every other one does, else 0
 12    packed weights, or null: the weights are read as they lie; a walk back then has no products,
       since all of them would be with a step before the first one
 13    memory for a table and planes of rows, or null; where it is there, the packed weights are

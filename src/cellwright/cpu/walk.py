@@ -80,7 +80,7 @@ class _Walk:
         frame.set_run(frame.places["now"].rows)
         # every other step goes through the weights backwards: it finds what the last one read last
         frame.few = s.less(frame.batch, FEW_ROWS + 1)
-        frame.downwards = s.builder.and_(odd, frame.few)
+        frame.downwards = s.builder.and_(odd, s.builder.or_(frame.few, frame.unpacked))
         packed = planes = 0
         for stage, depth in zip(self.program.stages, depths(self.program), strict=True):
             self._stage(stage, packed, planes)
