@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks import report
-from benchmarks.grid import MEMORY_SHAPES, target_rows, wide_rows
+from benchmarks.grid import MEMORY_SHAPES, half_rows, target_rows, wide_rows
 from benchmarks.memory import Memory, measure_memory
 from benchmarks.peers.measure import Beside, measure_beside
 from benchmarks.peers.peer import find_peers
@@ -29,7 +29,7 @@ from cellwright.app.bench.row import CELLS, Row, Work
 from cellwright.app.bench.timing import QUICK, Budget
 from cellwright.app.bench.workload import Library
 
-PARTS = ("targets", "wide", "memory", "startup")
+PARTS = ("targets", "wide", "halves", "memory", "startup")
 PEERS, INSTALL_PEERS = "peers", "pip install -c constraints.txt -e '.[peers]'"
 _BUSY = 0.5
 
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--ours", metavar="MODULE", default="cellwright.nn", help="the rival of torch.nn")
     options = parser.parse_args(arguments)
     if options.rows and options.parts is PARTS:
-        options.parts = PARTS[:2]
+        options.parts = PARTS[:3]
     return options
 
 
@@ -62,6 +62,8 @@ def choose_rows(options: argparse.Namespace) -> list[Row]:
         rows += target_rows()
     if "wide" in options.parts:
         rows += wide_rows(options.threads)
+    if "halves" in options.parts:
+        rows += half_rows()
     cores = machine.available_cores()
     chosen = (row for row in rows if row.threads in options.threads and row.threads <= cores)
     return _matching(options, chosen)
@@ -132,7 +134,9 @@ def _print_section(title: str, *paragraphs: str) -> None:
 
 def print_rows(results: Sequence[Result]) -> None:
     """Print an overview, the details and a summary of each grid."""
-    for grid, title in (("targets", "Targets"), ("wide", "Wider grid, never under 1")):
+    titles = {"targets": "Targets", "wide": "Wider grid, never under 1"}
+    titles["halves"] = "Half precision, no gradients"
+    for grid, title in titles.items():
         of_grid = [result for result in results if result.row.grid == grid]
         if of_grid:
             _print_section(f"{title}: torch.nn's time over Cellwright's", report.overview(of_grid),

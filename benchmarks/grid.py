@@ -1,6 +1,7 @@
-"""The rows with a target ratio, and the wider grid that may never fall under 1."""
+"""The rows with a target ratio, the wider grid that may never fall under 1, half precision."""
 
 from collections.abc import Iterable, Iterator
+from itertools import product
 
 from cellwright.app.bench.row import CELLS, Row, Shape, Variant, Work
 
@@ -35,7 +36,13 @@ _WIDE: tuple[tuple[Shape, Variant], ...] = (
     *((Shape(i, h, b, 50), Variant()) for i, h in ((3, 1), (5, 17), (1, 40), (40, 100), (64, 300))
       for b in (1, 16)),
     *((Shape(i, h, b, 1), Variant()) for i, h in ((32, 64), (128, 256)) for b in (1, 16)),
+    *((Shape(512, 1024, b, 50), Variant()) for b in (1, 4)),
 )  # fmt: skip
+_HALVES = (Variant("float16", dtype="float16"), Variant("bfloat16", dtype="bfloat16"))
+_HALF_SHAPES = (
+    *(Shape(i, h, 1, 1) for i, h in ((32, 64), (128, 256), (512, 1024))),
+    *(Shape(i, h, b, 100) for i, h in ((32, 64), (128, 256)) for b in (1, 16)),
+)
 
 MEMORY_SHAPES = (
     Shape(32, 64, 16, 128),
@@ -67,3 +74,9 @@ def wide_rows(thread_counts: Iterable[int] = (1, 2)) -> Iterator[Row]:
         yield from (Row("wide", "RNN", work, _MEDIUM, n, 1.0, relu) for n in counts)
         for shape in (_MEDIUM, _SINGLE):
             yield from (Row("wide", "LSTM", work, shape, n, 1.0, narrow) for n in counts)
+
+
+def half_rows() -> Iterator[Row]:
+    """Half precision without gradients, on one thread."""
+    for shape, variant, cell in product(_HALF_SHAPES, _HALVES, CELLS):
+        yield Row("halves", cell, "forward", shape, 1, 1.0, variant)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from benchmarks import __main__ as command
 from benchmarks import report
-from benchmarks.grid import target_rows, wide_rows
+from benchmarks.grid import half_rows, target_rows, wide_rows
 
 from cellwright.app.bench import timing
 from cellwright.app.bench.measure import Result, measure_row
@@ -126,10 +126,12 @@ def test_failure_sets_the_exit_status(monkeypatch, tmp_path, capsys):
 
 
 def test_grids_hold_what_they_promise():
-    targets, wide = list(target_rows()), list(wide_rows())
+    targets, wide, halves = list(target_rows()), list(wide_rows()), list(half_rows())
     assert len(targets) == 3 * (13 + 5)
-    assert len(set(targets + wide)) == len(targets + wide)
-    assert {each.target for each in wide} == {1.0}
+    every = targets + wide + halves
+    assert len(set(every)) == len(every)
+    assert {each.target for each in wide + halves} == {1.0}
+    assert {each.variant.dtype for each in halves} == {"float16", "bfloat16"}
     assert {each.shape.hidden_size for each in wide} >= {1, 17, 40, 100, 300}
     assert {"bidirectional", "two layers", "batch first", "packed", "float64"} <= {
         each.variant.name for each in wide

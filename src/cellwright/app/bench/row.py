@@ -39,7 +39,7 @@ class Variant:
     bidirectional: bool = False
     batch_first: bool = False
     packed: bool = False
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["float32", "float64", "float16", "bfloat16"] = "float32"
     relu: bool = False
     proj_size: int = 0
 
@@ -48,7 +48,7 @@ class Variant:
 class Row:
     """One measurement: a cell, a piece of work, its sizes, the threads, and the ratio to reach."""
 
-    grid: Literal["targets", "wide", "own"]
+    grid: Literal["targets", "wide", "halves", "own"]
     cell: Cell
     work: Work
     shape: Shape
