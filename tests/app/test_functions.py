@@ -1,6 +1,7 @@
 """The Python functions: data frames in, results out, options heeded or refused, one way to each."""
 
 import json
+import signal
 
 import polars as pl
 import pytest
@@ -10,6 +11,8 @@ from cellwright import app, cell, sigmoid
 from cellwright.app.data import Options
 from cellwright.app.errors import InputError
 from cellwright.app.schema import Missing
+from cellwright.app.training.checkpoint import remove_checkpoint
+from cellwright.app.training.session import Interrupted
 
 
 @cell
@@ -66,6 +69,29 @@ def test_training_into_a_model_replaces_it_and_other_folders_are_left_alone(fram
     with pytest.raises(InputError, match=r"photos: expected a new folder .* holds other files"):
         app.train(problem, recipe=small(problem), out=tmp_path / "photos")
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.txt"]
+
+
+def test_an_interrupted_training_leaves_an_older_model_until_it_is_done(frame, tmp_path):
+    problem, out = app.read(frame, LABELLED), tmp_path / "model"
+    recipe = app.recipe_for(problem, epochs=4)
+
+    def stop(update):
+        if update.finished and update.epoch == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    app.train(problem, hidden_size=2, recipe=recipe, out=out)
+    with pytest.raises(Interrupted) as caught:
+        app.train(problem, hidden_size=3, recipe=recipe, out=out, progress=stop)
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"the model in {out} is still the one of an earlier training; go on")
+    assert app.load(out).network.design.hidden_size == 2
+    app.train(problem, hidden_size=3, recipe=recipe, out=out, resume=True)
+    assert app.load(out).network.design.hidden_size == 3
+    for _ in range(2):  # but one that is itself unfinished is replaced
+        with pytest.raises(Interrupted) as caught:
+            app.train(problem, hidden_size=4, recipe=recipe, out=tmp_path / "new", progress=stop)
+        assert "the best epoch so far" in caught.value.__notes__[0]
+        remove_checkpoint(tmp_path / "new")
 
 
 def test_a_comparison_of_a_frame_writes_its_report(frame, tmp_path):

@@ -12,7 +12,7 @@ from cellwright.app.data.options import Options
 from cellwright.app.data.reading import Data, read
 from cellwright.app.model.choice import choose_design
 from cellwright.app.model.design import Design
-from cellwright.app.model.folder import Model, save_model
+from cellwright.app.model.folder import Model, holds_finished, save_model
 from cellwright.app.problem import Problem
 from cellwright.app.report import write_report
 from cellwright.app.schema import Task
@@ -138,7 +138,8 @@ def train(
 
     Raises:
         InputError: the data, the cell or a number cannot be used as it is.
-        Interrupted: Ctrl-C. The best epoch so far is saved in `out`, with a checkpoint beside it.
+        Interrupted: Ctrl-C. The best epoch so far is saved in `out`, unless a finished model is
+            there, with a checkpoint beside it.
     """
     design = _design(cell, hidden_size, num_layers, dropout)
     if out is not None:
@@ -158,10 +159,11 @@ def train(
         )
     except session.Interrupted as interrupt:
         if out is not None and _is_first_process():
-            if interrupt.trained.best_epoch:
+            older = holds_finished(out)
+            if interrupt.trained.best_epoch and not older:
                 model = _as_model(problem, interrupt.trained, used, command, finished=False)
                 save_model(model, out)
-            interrupt.add_note(_kept(interrupt, Path(out)))
+            interrupt.add_note(_kept(interrupt, Path(out), older=older))
         raise
     model = _as_model(problem, trained, used, command, finished=True)
     if out is not None and _is_first_process():
@@ -203,11 +205,11 @@ def _is_first_process() -> bool:
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
-def _kept(interrupt: session.Interrupted, out: Path) -> str:
+def _kept(interrupt: session.Interrupted, out: Path, *, older: bool) -> str:
     best, epochs = interrupt.trained.best_epoch, len(interrupt.trained.run.history)
-    model = (
-        f"the best epoch so far, {best} of {epochs}, is the model in {out}"
-        if best
-        else "no epoch was finished, so there is no model yet"
-    )
+    model = "no epoch was finished, so there is no model yet"
+    if older:
+        model = f"the model in {out} is still the one of an earlier training"
+    elif best:
+        model = f"the best epoch so far, {best} of {epochs}, is the model in {out}"
     return f"{model}; go on from {interrupt.checkpoint} with the same command and --resume"

@@ -28,7 +28,8 @@ def verb(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FOLDER", help="Where the model is written; a model there is replaced."
+            metavar="FOLDER",
+            help="Where the model is written; one that is there is replaced when this one is done.",
         ),
     ],
     means: DataOptions,
@@ -52,7 +53,8 @@ def verb(
 ) -> None:
     """Train a network with early stopping on a validation part; keep the best epoch as a folder.
 
-    Ctrl-C ends after the step at hand; the best epoch so far and a checkpoint are kept.
+    Ctrl-C ends after the step at hand; the best epoch so far and a checkpoint are kept. An older
+    model in the folder then stays until --resume has come to the end.
     """
     design = network.design(cell)
     options, changes = means.options, training.changes

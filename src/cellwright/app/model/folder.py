@@ -29,7 +29,7 @@ from cellwright.app.problem import Scaling
 from cellwright.app.schema import Schema
 from cellwright.errors import CellError
 
-__all__ = ["DESCRIPTION", "WEIGHTS", "Model", "load_model", "save_model"]
+__all__ = ["DESCRIPTION", "WEIGHTS", "Model", "holds_finished", "load_model", "save_model"]
 
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"
@@ -119,6 +119,15 @@ def load_model(folder: str | Path) -> Model:
     tensors = _read_weights(folder, values["sha256"].get(WEIGHTS))
     network = _network(described, tensors, folder / WEIGHTS)
     return Model(network, described.schema, described.scaling, described.about)
+
+
+def holds_finished(folder: str | Path) -> bool:
+    """Whether `folder` holds a whole model, of a training that was not interrupted."""
+    try:
+        about = load_model(folder).about
+    except InputError:
+        return False
+    return bool(about.get("training", {}).get("finished"))
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
