@@ -49,6 +49,12 @@ def test_gradients_over_a_hundred_thousand_steps(cell):
     assert case.x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("form", [{"batch": 5}, {"lengths": (4, 3, 3), "directions": 2}], ids=str)
+def test_weights_of_many_megabytes(form):
+    """Every other step has its blocks of units in falling order, whichever way they are read."""
+    compare(make(lstm, 730, 3, **form))
+
+
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("form", [{"batch": 0}, {"batch": 0, "directions": 2, "given": False}])
 @pytest.mark.parametrize("batch_first", [False, True])

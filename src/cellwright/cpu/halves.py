@@ -7,7 +7,7 @@ widened ahead of the walk, and what it makes is rounded after it.
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from math import prod
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from cellwright.cpu.choice import forward_way
 from cellwright.cpu.forward import ForwardCall, check_memory, remember, shared_kind
 from cellwright.cpu.library import library
-from cellwright.cpu.memory import Blanks, contiguous
+from cellwright.cpu.memory import Blanks, Shelf, contiguous
 from cellwright.cpu.plan import ByLengths, Plan, Rows
 from cellwright.cpu.target import LINE
 from cellwright.cpu.team import WALK
@@ -42,6 +42,7 @@ class _Copies(NamedTuple):
     made_sizes: list[int]
     starts: list[int]  # where each copy starts in their memory, in bytes
     room: int  # elements of that memory
+    shelf: Shelf  # where it is to be had
 
 
 class HalfCall:
@@ -62,7 +63,6 @@ class HalfCall:
         functions.need_half(half)
         self.widen = WALK(functions.address(f"widen_{half}"))
         self.narrow = WALK(functions.address(f"narrow_{half}"))
-        self.spares = self.inner.walk.spares
         self.by_lengths = ByLengths(self._with_lengths)
         self.made = self.by_lengths(rows)
 
@@ -86,7 +86,8 @@ class HalfCall:
         sizes = [sizes[k] for k in given]
         line = LINE // plan.item
         *starts, room = accumulate((-(-n // line) * line for n in (*sizes, *made_sizes)), initial=0)
-        return _Copies(given, sizes, made_sizes, [n * plan.item for n in starts], room)
+        shelf = self.inner.walk.spares.shelf(room, large=True)
+        return _Copies(given, sizes, made_sizes, [n * plan.item for n in starts], room, shelf)
 
     def __call__(
         self, given: Sequence[Tensor], stated: bool, rows: Rows
@@ -97,8 +98,7 @@ class HalfCall:
         addresses = [*map(_address, given)]
         if 0 in addresses:
             check_memory(given)
-        shelf = self.spares.shelf(copies.room, large=True)
-        memory = shelf.take(copies.room)
+        memory = copies.shelf.take(copies.room)
         wide = [memory.address + start for start in copies.starts]
         _convert(self.widen, [addresses[k] for k in copies.given], wide, copies.sizes)
         for k, address in zip(copies.given, wide, strict=False):
@@ -106,7 +106,7 @@ class HalfCall:
         rounded = wide[len(copies.given) :]
         self.inner.run([*addresses, *rounded], stated, rows)
         _convert(self.narrow, rounded, map(_address, made), copies.made_sizes)
-        shelf.put_back(memory)
+        copies.shelf.put_back(memory)
         return made[0], tuple(made[1:]), []
 
 
@@ -114,8 +114,8 @@ def _convert(
     function: _Conversion, sources: Iterable[int], targets: Iterable[int], sizes: Sequence[int]
 ) -> None:
     """Copy arrays of so many elements."""
-    triples = zip(sources, targets, sizes, strict=False)
-    table = array("q", [field for triple in triples for field in triple])
+    triples = zip(sources, targets, sizes)  # noqa: B905  # there may be further targets
+    table = array("q", chain.from_iterable(triples))
     address, _ = table.buffer_info()
     function(address, len(sizes))
 
