@@ -12,6 +12,7 @@ from cellwright.autograd.obstacle import HALF_NAMES, obstacle
 from cellwright.autograd.operation import plan_for, takes
 from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.choice import ForwardWay, forward_way, share_of
+from cellwright.cpu.halves import reads_stored
 from cellwright.cpu.rates import amx_rate, matrix_rate, read_rate
 from cellwright.cpu.target import host
 from cellwright.cpu.walks import Layout
@@ -164,7 +165,8 @@ def _layer(
     if not cause:
         try:
             host()
-            plan = plan_for(recurrent._whole_cell, x, weights, recurrent.hidden_size)
+            cell, batch = recurrent._whole_cell, layout.batch
+            plan = plan_for(cell, x, None, weights, recurrent.hidden_size, batch)
         except CompileError as error:
             cause = str(error)
         else:
@@ -182,8 +184,8 @@ def _kernel(
     level = "amx" if way.amx else target.vector_name
     numbers = f"{plan.dtype} for {half}" if half else plan.dtype
     # weights that are read as they lie are read as they are stored
-    stored = (way.raw or way.raw_walk) and takes(plan, x, None, parameters)
-    item = x.itemsize if stored else plan.item
+    lies = (way.raw or way.raw_walk) and reads_stored(way)
+    item = x.itemsize if lies and takes(plan, x, None, parameters) else plan.item
     once = plan.input_work * item if way.ahead else 0
     weights = plan.amx_need["forward"].planes if way.amx else plan.work * item
     operations = 2 * layout.rows * plan.work * directions

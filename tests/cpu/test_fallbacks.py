@@ -45,6 +45,26 @@ def test_half_precision_of_some():
         results(case)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("other", [torch.float64, torch.float16], ids=str)
+def test_states_of_another_dtype(dtype, other):
+    """A kernel would read memory that is not theirs; torch refuses them."""
+    case = make(gru, dtype=dtype)
+    case.states = [state.to(other) for state in case.states]
+    for _ in range(3):  # the second and third could take another way
+        with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
+            results(case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("form", [{}, {"lengths": (4, 2, 2)}], ids=["dense", "packed"])
+def test_states_of_fewer_rows(dtype, form):
+    case = make(gru, dtype=dtype, **form)
+    case.states = [state[:, :1] for state in case.states]
+    with torch.no_grad(), pytest.warns(InterpreterWarning, match="states differ"):
+        results(case)
+
+
 def test_function_transforms():
     case = make(gru, steps=2, batch=2)
     expected = torch.stack([results(case, interpret_layer)["output"]] * 3)

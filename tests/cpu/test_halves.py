@@ -130,7 +130,7 @@ def test_repeated_calls(dtype):
             torch.testing.assert_close(one.double(), other, rtol=0, atol=2 * torch.finfo(dtype).eps)
         assert len(module._repeats[0]) == min(1, step)  # of calls without gradients alone
         with torch.enable_grad():
-            out, _ = module(x)
+            out, _ = module(x, state)
             out.sum().backward()
         assert module.weight_hh_l0.grad.dtype == dtype
         assert out.dtype == dtype
@@ -145,6 +145,31 @@ def test_explain_counts_bytes_as_stored(dtype):
     with torch.enable_grad():  # which needs float32
         (layer,) = cellwright.explain(module, x).layers
     assert layer.bytes == 4 * 256 * (32 + 64)
+    (layer,) = cellwright.explain(module, x.expand(9, 40, 32)).layers
+    assert layer.weights.startswith("weights packed")  # which are float32
+    assert layer.bytes >= 4 * 256 * (9 * 64 + 32)
+
+
+@HALVES
+def test_lengths_that_change(dtype):
+    for lengths in ((6, 4, 4, 1), (6, 6, 6, 6), (3, 2, 1, 1), (9, 1, 1, 1)):
+        compare(make(lstm, 17, 5, dtype=dtype, lengths=lengths, directions=2))
+
+
+@HALVES
+@pytest.mark.parametrize("form", ["one row", "packed"])
+def test_a_state_alone_asks_for_a_gradient(form, dtype):
+    case = make(gru, 17, 5, dtype=dtype, **FORMS[form])
+    (state,) = case.states
+    state.requires_grad_()
+    with torch.enable_grad():
+        results(case)["output"].sum().backward()
+    exact = double(case)
+    with torch.enable_grad():
+        (start,) = exact.states = [state.detach().double().requires_grad_()]
+        results(exact, interpret_layer)["output"].sum().backward()
+    error = (state.grad.double() - start.grad).abs().max()
+    assert error <= torch.finfo(dtype).eps * start.grad.abs().max()
 
 
 def numbers(dtype):
@@ -177,7 +202,8 @@ def test_rounding_is_to_nearest_even(dtype):
     halfway = (exact[1:] / 2 + exact[:-1] / 2).nan_to_num()
     near = [halfway.nextafter(torch.tensor(side)) for side in (torch.inf, -torch.inf)]
     beyond = torch.tensor([torch.inf, -torch.inf, torch.nan, 3.4e38, -3.4e38, 65519.0, 65520.0])
-    source = torch.cat([exact, halfway, *near, beyond, 1e-42 * torch.randn(1000)])
+    payloads = torch.tensor([0x7F800001, 0x7FFFFFFF, -1], dtype=torch.int32).view(torch.float32)
+    source = torch.cat([exact, halfway, *near, beyond, payloads, 1e-42 * torch.randn(1000)])
     found = convert("narrow", dtype, source, torch.empty(source.numel(), dtype=dtype))
     expected = source.to(dtype)
     assert torch.equal(found.isnan(), expected.isnan())
@@ -189,7 +215,7 @@ def test_rounding_is_to_nearest_even(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_what_is_no_half_is_no_half_call(form, dtype):
     case = make(rnn_tanh, dtype=dtype, **FORMS[form])
-    found = plan_for(case.cell, case.x, case.weights, case.hidden)
+    found = plan_for(case.cell, case.x, case.states, case.weights, case.hidden, 1)
     results(case)
     assert layout_of(case).batch == 1
     assert not any(isinstance(one, halves.HalfCall) for one in found.prepared.values())

@@ -13,6 +13,8 @@ from tests.tolerance import assert_close
 from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.cpu import backward, choice, forward, memory, plan
 from cellwright.cpu.dot import held_vectors
+from cellwright.cpu.frame import ROW_DOT
+from cellwright.cpu.library import library
 from cellwright.cpu.target import host, own_cache
 from cellwright.cpu.walks import dense
 
@@ -154,6 +156,17 @@ def test_weights_read_in_one_stream(name, packs, dtype, monkeypatch):
             compare(apply(case, partial(fences.copy, aligned=True)))
             fences.check()
     assert seen
+
+
+@pytest.mark.parametrize("far", [True, False])
+def test_which_dot_reads_one_row(far, monkeypatch):
+    monkeypatch.setattr(forward, "reads_far", lambda *_: far)
+    case = make(lstm, 48, 3, batch=1, steps=5)
+    compare(case)
+    layer = plan.plan_of(lstm, 3, 48, 48, "float32", True)
+    calls = [one for one in layer.prepared.values() if isinstance(one, forward.ForwardCall)]
+    dots = {struct[ROW_DOT] for one in calls for pair in one.structs for struct in pair}
+    assert dots == {library("float32").number("dot_far" if far else "dot_1")}
 
 
 def test_far_weights_are_read_in_one_stream():

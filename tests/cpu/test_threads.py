@@ -55,6 +55,10 @@ def test_two_threads_agree_with_one(cell, form):
     agree_on_threads(make(cell, 40, 17, **FORMS[form]))
 
 
+def test_an_empty_batch_of_a_large_layer(two_threads):
+    compare(make(lstm, 48, 400, batch=0, steps=3))
+
+
 @pytest.mark.parametrize("cell", [lstm, gru], ids=lambda c: c.name)
 @pytest.mark.parametrize("form", [{"batch": 5}, {"batch": 8, "directions": 2}])
 def test_threads_that_project_their_rows_ahead(cell, form):

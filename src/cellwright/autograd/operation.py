@@ -56,11 +56,14 @@ def run_layer(
     cause = obstacle(x, weights, states or ())
     if cause is None:
         try:
-            plan = plan_for(cell, x, weights, hidden_size)
+            batch = x.shape[1] if batch_sizes is None else batch_sizes[0]
+            plan = plan_for(cell, x, states, weights, hidden_size, batch)
             if plan is not None:
                 run = _compiled if takes(plan, x, states, weights) else _widened
                 return run(plan, x, states, weights, batch_sizes)
-            cause = "the parameters differ in dtype, device or shape from what the input asks for"
+            cause = (
+                "parameters or states differ in dtype, device or shape from what the input asks for"
+            )
         except CompileError as error:
             cause = str(error)
     result = interpret_layer(cell, x, states, weights, batch_sizes, hidden_size)
@@ -69,8 +72,15 @@ def run_layer(
     return result
 
 
-def plan_for(cell: Cell, x: Tensor, weights: Sequence[Weights], hidden_size: int) -> Plan | None:
-    """Return the plan of a layer, or None if its parameters do not fit the input.
+def plan_for(
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+    hidden_size: int,
+    batch: int,
+) -> Plan | None:
+    """Return the plan of a layer, or None if its parameters or states do not fit the input.
 
     For half precision it is the one of float32. A kernel reads memory by address, so nothing that
     does not fit may ever reach it.
@@ -92,6 +102,11 @@ def plan_for(cell: Cell, x: Tensor, weights: Sequence[Weights], hidden_size: int
         for t, shape in zip(w.tensors, shapes):  # noqa: B905  # lengths are equal by now
             if t.shape != shape or t.dtype is not dtype or not t.is_cpu:
                 return None
+    if states is not None:
+        ends = [(len(weights), batch, plan.width(state)) for state in plan.cell.states]
+        same = all(t.dtype is dtype and t.is_cpu for t in states)
+        if not same or [t.shape for t in states] != ends:
+            return None
     return plan
 
 

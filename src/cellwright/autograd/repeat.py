@@ -50,7 +50,7 @@ def repeat(
     given = Call.join(x, states, weights)
     if not (rows.in_order(x) and no_gaps(given[1:])) or obstacle(x, weights, states) is not None:
         return None
-    plan = plan_for(cell, x, weights, hidden_size)
+    plan = plan_for(cell, x, states or None, weights, hidden_size, x.shape[1])
     if plan is None or not takes(plan, x, states, weights):
         return None
     tensors = _distinct(given)

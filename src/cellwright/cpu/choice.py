@@ -123,7 +123,8 @@ def share_of(plan: Plan, layout: Layout) -> Share:
     every step.
     """
     threads = Team.threads()
-    if threads == 1 or plan.work * max(layout.rows, _READING * layout.steps) < _TEAM_WORK:
+    work = plan.work * max(layout.rows, _READING * layout.steps)
+    if threads == 1 or layout.rows == 0 or work < _TEAM_WORK:
         return _ALONE
     blocks = plan.units // host().block(plan.dtype)
     weights = plan.work * plan.item

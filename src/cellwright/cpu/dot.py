@@ -43,9 +43,9 @@ def emit_dot(s: Simd, rows: int, half: str = "", *, far: bool = False) -> None:
     """C[r, u] (+)= Σ_k W[u, k] A[r, k], weights as torch has them, a vector of units at a time.
 
     ``half``: what the weights are stored as, if not as the function's numbers. ``far``: whether
-    they are read in one straight stream.
+    they are read in one straight stream, as one row does in half precision anyway.
     """
-    _Dot(s, rows, Stored(s, half), far).emit()
+    _Dot(s, rows, Stored(s, half), far or (rows == 1 and half != "")).emit()
 
 
 class _Dot:

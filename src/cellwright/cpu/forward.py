@@ -22,7 +22,6 @@ from cellwright.cpu.choice import (
     walks_raw,
 )
 from cellwright.cpu.frame import ADDRESSES, INPUT_PLANES, LAYOUT, PACKED, RAW, SPLIT, TURN
-from cellwright.cpu.library import library
 from cellwright.cpu.memory import Blanks, Shelf, Strided, contiguous, lacks_memory
 from cellwright.cpu.plan import CONSTANTS, ByLengths, Plan, Rows
 from cellwright.cpu.target import LINE
@@ -106,15 +105,13 @@ class ForwardCall:
         if may_project_by_amx(plan):
             self.walk.need_projection()
         self.half, self.far = half, reads_far(plan, way)
-        if half:
-            library(plan.dtype).need_half(half)
         made = self._made(rows)
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
         self.by_lengths = ByLengths(self._with_lengths)
         self.blanks, _ = self.by_lengths(rows)
         self.hidden, self.room, self.each_row = self._hidden()
-        self.shelf = self._shelf(self.room + self.each_row * layout.rows)
+        self.shelf = self._shelf(self.room_of(rows))
         self.structs = [self._structs(made, stated) for stated in (False, True)]
         self.rooms = [
             (field, self.hidden[name] * plan.item)
@@ -258,17 +255,29 @@ class ForwardCall:
         addresses = [*map(_address, given), *map(_address, made)]
         if 0 in addresses:
             check_memory(given)
-        self.run(addresses, stated, rows)
-        return made[0], tuple(made[1 : self.kept.start]), made[self.kept]
-
-    def run(self, addresses: Sequence[int], stated: bool, rows: Rows) -> None:
-        """Run the walks on what is given and made, at these addresses."""
-        layout = rows.layout
-        heads = self.by_lengths(rows)[1] if self.packed else []
-        room = self.room + self.each_row * layout.rows
+        room = self.room_of(rows)
         shelf = self._shelf(room) if self.packed else self.shelf
         hidden = shelf.take(room) if room else None
-        at = 0 if hidden is None else hidden.address
+        self.run(addresses, stated, rows, 0 if hidden is None else hidden.address)
+        if hidden is not None:
+            shelf.put_back(hidden)
+        return made[0], tuple(made[1 : self.kept.start]), made[self.kept]
+
+    def room_of(self, rows: Rows) -> int:
+        """Return the elements of the memory that only the walks see."""
+        return self.room + self.each_row * rows.layout.rows
+
+    def run(self, addresses: Sequence[int], stated: bool, rows: Rows, at: int) -> None:
+        """Run the walks.
+
+        Args:
+            addresses: of what is given and what is made, in that order.
+            stated: whether there are initial states among it.
+            rows: the call's rows.
+            at: the address of memory that only the walks see.
+        """
+        layout = rows.layout
+        heads = self.by_lengths(rows)[1] if self.packed else []
         raw_walk = self.raw_walk and start_lines(self.plan, addresses[1:], len(self.directions))
         table = array("q", [*self.plan.constants, *addresses, at])
         lies = self.raw or raw_walk
@@ -282,8 +291,6 @@ class ForwardCall:
             struct[RAW] = raw_walk
             struct[TURN] = self.turn if lies else 1  # what was packed last is in the caches
             self.walk.run(struct, self.share)
-        if hidden is not None:
-            shelf.put_back(hidden)
         if lies:
             self.turn = (self.turn + layout.steps) % 2
 

@@ -13,14 +13,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from cellwright.cpu.choice import forward_way
+from cellwright.cpu.choice import ForwardWay, forward_way
 from cellwright.cpu.forward import ForwardCall, check_memory, remember, shared_kind
 from cellwright.cpu.library import library
 from cellwright.cpu.memory import Blanks, Shelf, contiguous
 from cellwright.cpu.plan import ByLengths, Plan, Rows
 from cellwright.cpu.target import LINE
 from cellwright.cpu.team import WALK
-from cellwright.cpu.walks import Layout
 
 __all__ = ["HalfCall", "half_call", "reads_stored"]
 
@@ -28,9 +27,8 @@ _address = Tensor.data_ptr
 _Conversion = Callable[[int, int], object]
 
 
-def reads_stored(plan: Plan, layout: Layout) -> bool:
+def reads_stored(way: ForwardWay) -> bool:
     """Whether a call reads weights as they are stored; AMX takes those of float32 alone."""
-    way = forward_way(plan, layout)
     return not (way.amx or way.amx_ahead)
 
 
@@ -40,7 +38,7 @@ class _Copies(NamedTuple):
     given: list[int]  # which
     sizes: list[int]  # their elements
     made_sizes: list[int]
-    starts: list[int]  # where each copy starts in their memory, in bytes
+    starts: list[int]  # where each copy starts in the call's memory, in bytes; then the walks' own
     room: int  # elements of that memory
     shelf: Shelf  # where it is to be had
 
@@ -57,7 +55,7 @@ class HalfCall:
 
     def __init__(self, plan: Plan, rows: Rows, directions: int, half: str) -> None:
         self.plan, self.directions, self.half = plan, directions, half
-        self.stored = reads_stored(plan, rows.layout)
+        self.stored = reads_stored(forward_way(plan, rows.layout))
         self.inner = ForwardCall(plan, rows, directions, False, half if self.stored else "")
         functions = library(plan.dtype)
         functions.need_half(half)
@@ -85,9 +83,11 @@ class HalfCall:
         given = [k for k, size in enumerate(sizes) if size]
         sizes = [sizes[k] for k in given]
         line = LINE // plan.item
-        *starts, room = accumulate((-(-n // line) * line for n in (*sizes, *made_sizes)), initial=0)
+        *starts, end = accumulate((-(-n // line) * line for n in (*sizes, *made_sizes)), initial=0)
+        room = end + self.inner.room_of(rows)
         shelf = self.inner.walk.spares.shelf(room, large=True)
-        return _Copies(given, sizes, made_sizes, [n * plan.item for n in starts], room, shelf)
+        bounds = [n * plan.item for n in (*starts, end)]
+        return _Copies(given, sizes, made_sizes, bounds, room, shelf)
 
     def __call__(
         self, given: Sequence[Tensor], stated: bool, rows: Rows
@@ -103,8 +103,8 @@ class HalfCall:
         _convert(self.widen, [addresses[k] for k in copies.given], wide, copies.sizes)
         for k, address in zip(copies.given, wide, strict=False):
             addresses[k] = address
-        rounded = wide[len(copies.given) :]
-        self.inner.run([*addresses, *rounded], stated, rows)
+        *rounded, own = wide[len(copies.given) :]
+        self.inner.run([*addresses, *rounded], stated, rows, own)
         _convert(self.narrow, rounded, map(_address, made), copies.made_sizes)
         copies.shelf.put_back(memory)
         return made[0], tuple(made[1:]), []

@@ -76,7 +76,7 @@ def _emit_halves(target: Target, dtype: str, half: str) -> ir.Module:
     """Emit what reads weights in half precision, and the conversions."""
     module = ir.Module(f"library_{target.name}_{half}")
     for r in range(1, target.dot_rows + 1):
-        emit_dot(Simd(module, f"dot_{r}_{half}", DOT, target, dtype), r, half, far=r == 1)
+        emit_dot(Simd(module, f"dot_{r}_{half}", DOT, target, dtype), r, half)
     emit_transpose(Simd(module, f"transpose_{half}", TRANSPOSE, target, dtype), half)
     pack = Simd(module, f"pack_units_{half}", PACK, target, dtype)
     emit_pack(pack, transposed=False, half=half)

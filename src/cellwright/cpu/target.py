@@ -4,7 +4,7 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -73,8 +73,12 @@ class Target:
 
     def halves(self, dtype: str) -> tuple[str, ...]:
         """Return the half precisions that kernels of a dtype take weights of as they lie."""
-        converts = self.name == "neon" or "+f16c" in self.features.split(",")
-        return HALVES if converts and dtype == "float32" else ()
+        return HALVES if self._converts and dtype == "float32" else ()
+
+    @cached_property
+    def _converts(self) -> bool:
+        """Whether vector instructions turn float16 into float32."""
+        return self.name == "neon" or "+f16c" in self.features.split(",")
 
     def block(self, dtype: str) -> int:
         """Return how many units a tile has."""
