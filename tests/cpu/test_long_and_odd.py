@@ -49,9 +49,9 @@ def test_gradients_over_a_hundred_thousand_steps(cell):
     assert case.x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("form", [{"batch": 5}, {"lengths": (4, 3, 3), "directions": 2}], ids=str)
+@pytest.mark.parametrize("form", [{"batch": 5}, {"batch": 1}, {"batch": 3}], ids=str)
 def test_weights_of_many_megabytes(form):
-    """Every other step has its blocks of units in falling order, whichever way they are read."""
+    """Packed, and read as they lie."""
     compare(make(lstm, 730, 3, **form))
 
 

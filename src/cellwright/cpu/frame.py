@@ -132,8 +132,7 @@ class Frame:
         self.end: Value = None  # one past this thread's last row at the present step
         self.few: Value = None  # whether there are so few rows that steps wait for their weights
         self.run: Value = None  # how many depths a tile sums up before it adds that to others
-        self.falling: Value = None  # whether the present step has its blocks of units in that order
-        self.downwards: Value = None  # whether it also goes through depths and units in blocks so
+        self.downwards: Value = None  # whether the present step goes through its weights backwards
         tiles = max(1, *(levels(stage).slots for stage in program.stages))
         per_row = tiles * self.block * s.scalar_bytes
         self.has_amx = s.target.has_amx(s.dtype)
@@ -277,15 +276,15 @@ class Frame:
         """Call ``body(first unit, vectors, units)``: for whole blocks, then for what is left.
 
         Where threads share the units, each has its whole blocks, and the last has what is left.
-        Whole blocks come in falling order where ``falling`` was set and holds.
+        Whole blocks come in falling order where ``downwards`` was set and holds.
         """
         s, count = self.s, units // self.block
         start, stop = self._whole_blocks(count)
 
         def each(u: Value, _: list[Value]) -> None:
-            if self.falling is not None:
+            if self.downwards is not None:
                 u = s.builder.select(
-                    self.falling, s.sub(s.sub(s.add(start, stop), self.block), u), u
+                    self.downwards, s.sub(s.sub(s.add(start, stop), self.block), u), u
                 )
             body(u, s.target.vectors, self.block)
 

@@ -8,7 +8,7 @@ from cellwright.cpu.amx.projection import emit_amx_projection
 from cellwright.cpu.block import Block, emit_sweeps
 from cellwright.cpu.equations import Equations
 from cellwright.cpu.frame import REFUSED, SPLIT, Frame
-from cellwright.cpu.parts import depths, packed_size, padded
+from cellwright.cpu.parts import depths, padded
 from cellwright.cpu.prelude import emit_prelude
 from cellwright.cpu.projection import emit_projection
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
@@ -17,9 +17,6 @@ from cellwright.cpu.tile import FEW_ROWS
 from cellwright.graph.schedule import Program, Read, Stage
 
 __all__ = ["emit_walk"]
-
-_FAR_WEIGHTS = 8 << 20
-"""Bytes of weights from which a step waits for them with more rows too, unless AMX takes them."""
 
 
 def emit_walk(program: Program, target: Target, dtype: str) -> ir.Module:
@@ -83,11 +80,7 @@ class _Walk:
         frame.set_run(frame.places["now"].rows)
         # every other step goes through the weights backwards: it finds what the last one read last
         frame.few = s.less(frame.batch, FEW_ROWS + 1)
-        waits = s.builder.or_(frame.few, frame.unpacked)
-        frame.downwards = s.builder.and_(odd, waits)
-        if packed_size(self.program, s.lanes) * s.scalar_bytes >= _FAR_WEIGHTS:
-            waits = s.builder.or_(waits, s.builder.not_(frame.amx))
-        frame.falling = s.builder.and_(odd, waits)
+        frame.downwards = s.builder.and_(odd, s.builder.or_(frame.few, frame.unpacked))
         packed = planes = 0
         for stage, depth in zip(self.program.stages, depths(self.program), strict=True):
             self._stage(stage, packed, planes)
