@@ -166,15 +166,16 @@ def test_which_dot_reads_one_row(far, monkeypatch):
     layer = plan.plan_of(lstm, 3, 48, 48, "float32", True)
     calls = [one for one in layer.prepared.values() if isinstance(one, forward.ForwardCall)]
     dots = {struct[ROW_DOT] for one in calls for pair in one.structs for struct in pair}
-    assert dots == {library("float32").number("dot_far" if far else "dot_1")}
+    assert dots == {library("float32").number("dot_1_far" if far else "dot_1")}
 
 
 def test_far_weights_are_read_in_one_stream():
     few, many = (plan.plan_of(lstm, 256, n, n, "float32", True) for n in (256, 1024))
     for raw in (True, False):
         way = choice.ForwardWay(raw, amx=False, ahead=not raw, amx_ahead=False, raw_walk=not raw)
-        assert choice.reads_far(many, way)
-        assert choice.reads_far(few, way) == (not raw and own_cache() < 1 << 20)
+        assert choice.reads_far(many, dense(1, 1), way)
+        assert choice.reads_far(many, dense(1, 4), way) == raw
+        assert choice.reads_far(few, dense(1, 1), way) == (not raw and own_cache() < 1 << 20)
 
 
 def _packs(case, monkeypatch):

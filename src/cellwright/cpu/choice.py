@@ -282,13 +282,13 @@ def _reads_raw(plan: Plan, layout: Layout, raw_walk: bool) -> bool:
     return narrow or layout.rows <= least or passes <= most
 
 
-def reads_far(plan: Plan, way: ForwardWay) -> bool:
+def reads_far(plan: Plan, layout: Layout, way: ForwardWay) -> bool:
     """Whether weights are read as they lie from beyond a core's own cache, so far that one straight
     stream of them is faster than four.
     """
     if way.raw:
         return plan.work * plan.item >= _FAR_WEIGHTS
-    return (plan.work - plan.input_work) * plan.item > own_cache()
+    return layout.batch == 1 and (plan.work - plan.input_work) * plan.item > own_cache()
 
 
 def walks_raw(plan: Plan, layout: Layout, way: Way) -> bool:

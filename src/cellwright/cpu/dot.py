@@ -83,7 +83,7 @@ class _Dot:
             start, stop = self._choose(last, (whole, self.units), (s.index(0), whole))
             depth, first = self._choose(last, (s.index(0), self.first), (done, self._fresh(done)))
             with s.builder.if_then(s.less(depth, self.depth)):
-                self._tiles(start, stop, first, partial(self._any, depth))
+                self._tiles(start, stop, partial(self._any, depth, first))
 
         s.loop(0, 2, 1, rest)
         s.finish()
@@ -100,17 +100,16 @@ class _Dot:
         row = [
             self.s.load(self.inputs[0], self.s.add(depth, v * self.s.lanes)) for v in range(held)
         ]
-        sums = partial(self._held, depth, row)
-        self._tiles(self.s.index(0), whole, self._fresh(depth), sums)
+        body = partial(self._held, depth, self._fresh(depth), row)
+        self._tiles(self.s.index(0), whole, body)
 
     def _tiles(
         self,
         start: Value,
         stop: Value,
-        first: Value,
-        sums: Callable[[Value, Value], list[Value]],
+        body: Callable[[Value, Value, Value], None],
     ) -> None:
-        """Emit units of all tiles, a vector at a time: ``sums(weights, unit)`` of each row."""
+        """Emit units of all tiles, a vector at a time: ``body(weights, unit, results)``."""
         s, choose = self.s, self.s.builder.select
         both_ends = s.add(start, s.whole(s.sub(stop, 1)))
 
@@ -121,29 +120,35 @@ class _Dot:
 
             def group(u: Value, _: list[Value]) -> None:
                 u = choose(self.falling, s.sub(both_ends, u), u)
-                found, out = sums(weights, u), s.at(results, u)
-                places = [s.at(out, s.mul(self.c_stride, r)) for r in range(self.rows)]
-                accumulate(s, found, places, first)
+                body(weights, u, s.at(results, u))
 
             s.loop(start, stop, s.lanes, group)
 
         s.loop(0, self.tiles, 1, tile)
 
-    def _held(self, depth: Value, row: Sequence[Value], weights: Value, u: Value) -> list[Value]:
-        """Return the sums of a vector of units over the depths of the row that are held."""
+    def _held(
+        self,
+        depth: Value,
+        first: Value,
+        row: Sequence[Value],
+        weights: Value,
+        u: Value,
+        out: Value,
+    ) -> None:
+        """Sum a vector of units up over the depths of the row that are held."""
         s, found = self.s, []
         for j in range(0, s.lanes, self.together):
-            first = s.at(weights, s.add(s.mul(s.add(u, j), self.stride), depth))
-            lines = [s.at(first, s.mul(self.stride, n)) for n in range(self.together)]
+            top = s.at(weights, s.add(s.mul(s.add(u, j), self.stride), depth))
+            lines = [s.at(top, s.mul(self.stride, n)) for n in range(self.together)]
             sums = [s.constant(0.0)] * self.together
             for v, x in enumerate(row):
                 columns = [s.load(line, v * s.lanes) for line in lines]
                 sums = [s.fma(w, x, before) for w, before in zip(columns, sums, strict=True)]
             found.append(_transposed_sum(s, sums, 1))
-        return [_transposed_sum(s, found, self.together)]
+        accumulate(s, [_transposed_sum(s, found, self.together)], [out], first)
 
-    def _any(self, depth: Value, weights: Value, u: Value) -> list[Value]:
-        """Return the sums of a vector of units for each row over all depths from ``depth`` on."""
+    def _any(self, depth: Value, first: Value, weights: Value, u: Value, out: Value) -> None:
+        """Sum a vector of units up for each row over all depths from ``depth`` on."""
         s, last = self.s, self.s.sub(self.units, 1)
 
         def some(j: Value, _: list[Value]) -> None:
@@ -155,9 +160,14 @@ class _Dot:
                 s.store(value, self.memory, s.mul(s.add(part, r * self.parts), s.lanes))
 
         s.loop(0, s.min(s.sub(self.units, u), s.lanes), self.together, some)
-        places = [range(r * self.parts, (r + 1) * self.parts) for r in range(self.rows)]
-        found = [[s.load(self.memory, n * s.lanes) for n in row] for row in places]
-        return [_transposed_sum(s, row, self.together) for row in found]
+
+        def row(r: Value, _: list[Value]) -> None:
+            sums = s.at(self.memory, s.mul(r, self.parts * s.lanes))
+            found = [s.load(sums, n * s.lanes) for n in range(self.parts)]
+            value = _transposed_sum(s, found, self.together)
+            accumulate(s, [value], [s.at(out, s.mul(r, self.c_stride))], first)
+
+        s.loop(0, self.rows, 1, row)
 
     def _some(self, depth: Value, lines: Sequence[Value]) -> list[Value]:
         """Multiply some rows of weights; return a vector of sums in parts for each row."""

@@ -104,14 +104,15 @@ class ForwardCall:
         # early, so that nothing is left to compile for other lengths
         if may_project_by_amx(plan):
             self.walk.need_projection()
-        self.half, self.far = half, reads_far(plan, way)
+        self.half, self.far = half, reads_far(plan, layout, way)
         made = self._made(rows)
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
         self.by_lengths = ByLengths(self._with_lengths)
         self.blanks, _ = self.by_lengths(rows)
         self.hidden, self.room, self.each_row = self._hidden()
-        self.shelf = self._shelf(self.room_of(rows))
+        self.whole = self.room_of(rows)
+        self.shelf = self._shelf(self.whole)
         self.structs = [self._structs(made, stated) for stated in (False, True)]
         self.rooms = [
             (field, self.hidden[name] * plan.item)
@@ -255,8 +256,10 @@ class ForwardCall:
         addresses = [*map(_address, given), *map(_address, made)]
         if 0 in addresses:
             check_memory(given)
-        room = self.room_of(rows)
-        shelf = self._shelf(room) if self.packed else self.shelf
+        room, shelf = self.whole, self.shelf
+        if self.packed:
+            room = self.room_of(rows)
+            shelf = self._shelf(room)
         hidden = shelf.take(room) if room else None
         self.run(addresses, stated, rows, 0 if hidden is None else hidden.address)
         if hidden is not None:

@@ -11,6 +11,7 @@ __all__ = [
     "PANEL_NAMES",
     "Functions",
     "common_names",
+    "far_names",
     "half_names",
     "library_names",
     "tile_names",
@@ -25,7 +26,7 @@ def common_names(target: Target, dtype: str) -> list[str]:
     amx = ["split", "planes_units", "planes_depth", "setup", "release"]
     dots = [f"dot_{r}" for r in range(1, target.dot_rows + 1)]
     packing = ["transpose", "pack_units", "pack_depth"]
-    return [*dots, "dot_far", "sweep", *packing, *(amx if target.has_amx(dtype) else [])]
+    return [*dots, "sweep", *packing, *(amx if target.has_amx(dtype) else [])]
 
 
 def tile_names(target: Target, dtype: str, vectors: int) -> list[str]:
@@ -35,10 +36,16 @@ def tile_names(target: Target, dtype: str, vectors: int) -> list[str]:
     return tiles + (products if target.has_amx(dtype) else [])
 
 
+def far_names(target: Target) -> list[str]:
+    """Return the dots with weights from far away."""
+    return [f"dot_{r}_far" for r in range(1, target.dot_rows + 1)]
+
+
 def half_names(target: Target, half: str) -> list[str]:
     """Return the functions for numbers in this half precision."""
-    kinds = (*(f"dot_{r}" for r in range(1, target.dot_rows + 1)), "transpose", "pack_units")
-    return [f"{kind}_{half}" for kind in (*kinds, "widen", "narrow")]
+    dots = [f"dot_{r}_{half}" for r in range(1, target.dot_rows + 1)]
+    kinds = ("transpose", "pack_units", "widen", "narrow")
+    return [*dots, *(f"{dot}_far" for dot in dots), *(f"{kind}_{half}" for kind in kinds)]
 
 
 @lru_cache(maxsize=8)
@@ -50,7 +57,8 @@ def library_names(target: Target, dtype: str) -> list[str]:
     amx += PANEL_NAMES
     halves = [name for half in target.halves(dtype) for name in half_names(target, half)]
     common = common_names(target, dtype)
-    return [*tiles, *(amx if target.has_amx(dtype) else []), *common, *halves]
+    amx = amx if target.has_amx(dtype) else []
+    return [*tiles, *amx, *common, *far_names(target), *halves]
 
 
 class Functions:

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Callable, Collection
 from functools import lru_cache, partial
+from itertools import product
 
 import llvmlite.ir as ir
 
@@ -16,6 +17,7 @@ from cellwright.cpu.dot import DOT, SWEEP, emit_dot, emit_sweep
 from cellwright.cpu.functions import (
     PANEL_NAMES,
     common_names,
+    far_names,
     half_names,
     library_names,
     tile_names,
@@ -34,7 +36,6 @@ def _emit_common(target: Target, dtype: str) -> ir.Module:
     module = ir.Module(f"library_{target.name}_{dtype}")
     for r in range(1, target.dot_rows + 1):
         emit_dot(Simd(module, f"dot_{r}", DOT, target, dtype), r)
-    emit_dot(Simd(module, "dot_far", DOT, target, dtype), 1, far=True)
     emit_sweep(Simd(module, "sweep", SWEEP, target, dtype))
     emit_transpose(Simd(module, "transpose", TRANSPOSE, target, dtype))
     emit_pack(Simd(module, "pack_units", PACK, target, dtype), transposed=False)
@@ -72,11 +73,20 @@ def _emit_panels(target: Target, dtype: str) -> ir.Module:
     return module
 
 
+def _emit_far(target: Target, dtype: str) -> ir.Module:
+    """Emit the dots with weights from far away."""
+    module = ir.Module(f"far_{target.name}_{dtype}")
+    for r, name in enumerate(far_names(target), 1):
+        emit_dot(Simd(module, name, DOT, target, dtype), r, far=True)
+    return module
+
+
 def _emit_halves(target: Target, dtype: str, half: str) -> ir.Module:
     """Emit what reads weights in half precision, and the conversions."""
     module = ir.Module(f"library_{target.name}_{half}")
-    for r in range(1, target.dot_rows + 1):
-        emit_dot(Simd(module, f"dot_{r}_{half}", DOT, target, dtype), r, half)
+    for r, far in product(range(1, target.dot_rows + 1), (False, True)):
+        name = f"dot_{r}_{half}{'_far' * far}"
+        emit_dot(Simd(module, name, DOT, target, dtype), r, half, far=far)
     emit_transpose(Simd(module, f"transpose_{half}", TRANSPOSE, target, dtype), half)
     pack = Simd(module, f"pack_units_{half}", PACK, target, dtype)
     emit_pack(pack, transposed=False, half=half)
@@ -127,6 +137,11 @@ class Library:
         target = host()
         if target.has_amx(self.dtype):
             self._load("panels by AMX", PANEL_NAMES, partial(_emit_panels, target, self.dtype))
+
+    def need_far(self) -> None:
+        """Load what reads weights as they lie from far away."""
+        target = host()
+        self._load("far", far_names(target), partial(_emit_far, target, self.dtype))
 
     def need_half(self, half: str) -> None:
         """Load what calls with weights in this half precision have for themselves."""

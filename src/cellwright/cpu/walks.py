@@ -270,7 +270,7 @@ class Walk:
             distances: of each buffer.
             widths: the elements of a row of each matrix.
             ahead: take the products with the input ahead of the walk, into the buffer ``gx``.
-            far: read weights as they lie in one straight stream, where there is one row.
+            far: read weights as they lie in one straight stream.
             half: what weights are stored as, if not as the kernel's numbers.
         """
         struct = [*layout.fields(reverse, threads), self._library.table]
@@ -280,14 +280,11 @@ class Walk:
         for name in self.names:
             struct += distances[name]
         struct += [widths[name] for name in self.matrices]
-        suffix, functions = f"_{half}" if half else "", self._library
-        names = {
-            ROW_DOT: f"dot_1{suffix}",
-            ROWS_DOT: f"dot_2{suffix}",
-            PACKING: f"pack_units{suffix}",
-        }
+        functions, stored = self._library, f"_{half}" if half else ""
         if far and not half:
-            names[ROW_DOT] = "dot_far"
+            functions.need_far()
+        dots, packing = (f"dot_{r}{stored}{'_far' * far}" for r in (1, 2)), f"pack_units{stored}"
+        names = dict(zip((ROW_DOT, ROWS_DOT, PACKING), (*dots, packing), strict=True))
         for field, name in names.items():
             struct[field] = functions.number(name)
         struct[WEIGHT_BYTES] = HALF_BYTES if half else DTYPES[self._dtype]
