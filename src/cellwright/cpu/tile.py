@@ -16,6 +16,10 @@ FEW_ROWS = 2
 """Up to so many rows, reading the weights is what a step waits for. A tile alone then has too few
 sums to keep a core busy, so several are taken side by side."""
 
+_ASKED = 2
+"""Cache lines that a tile asks for at each depth: as many as it has to with eight rows or more,
+which take it in two groups or more. Only large weights gain by it, up to a fifth of the time."""
+
 TILE = (POINTER, I64, POINTER, I64, POINTER, I64, I64, I64, I64, I64, I64, POINTER, I64)
 """Arguments of a tile: results, row stride of the results; pointers to the rows, the distance
 between their depths; weights, the distance between their depths and between tiles; depth, how many
@@ -36,7 +40,7 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
 
         def step(k: Value, sums: list[Value]) -> list[Value]:
             if rows > FEW_ROWS:  # fewer rows only wait for memory as it is
-                s.prefetch(soon, s.mul(k, pace))
+                _ask(s, s.at(soon, s.mul(k, pace)), pace)
             lines = [s.at(w, s.mul(k, pitch)) for w in firsts]
             columns = [s.load(line, v * s.lanes) for line in lines for v in range(vectors)]
             at = s.mul(k, along)
@@ -78,6 +82,13 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
         done = s.builder.and_(count, s.index(-some[-1]))
     s.loop(done, count, 1, partial(each, together=1))
     s.finish()
+
+
+def _ask(s: Simd, start: Value, count: Value) -> None:
+    """Prefetch so many elements, as far as a tile asks for cache lines."""
+    part = s.builder.sdiv(count, s.index(_ASKED))
+    for j in range(_ASKED):
+        s.prefetch(start, s.mul(part, j))
 
 
 _LATENCY, _MANY_SUMS = 8, 16
