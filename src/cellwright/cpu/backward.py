@@ -14,7 +14,7 @@ from torch import Tensor, contiguous_format
 
 from cellwright.cpu.backward_products import BackwardProducts
 from cellwright.cpu.choice import share_of, takes_amx, walks_raw
-from cellwright.cpu.forward import check_memory, remember, shared_kind, start_lines
+from cellwright.cpu.forward import check_memory, prepared, shared_kind, start_lines
 from cellwright.cpu.frame import ADDRESSES, LAYOUT, PACKED, RAW, SPLIT, SUM_ROWS
 from cellwright.cpu.memory import Blanks, contiguous
 from cellwright.cpu.plan import CONSTANTS, ByLengths, Plan, Rows
@@ -271,8 +271,4 @@ def backward_call(
 ) -> BackwardCall:
     """Return the prepared call."""
     key = (*shared_kind(plan, rows, "backward"), directions, given, want_x)
-    found: BackwardCall | None = plan.prepared.get(key)
-    if found is None:
-        found = BackwardCall(plan, rows, directions, given, want_x)
-        remember(plan, key, found)
-    return found
+    return prepared(plan, key, lambda: BackwardCall(plan, rows, directions, given, want_x))

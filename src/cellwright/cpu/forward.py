@@ -6,9 +6,9 @@ Packed sequences of a given N differ in their lengths too.
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ __all__ = [
     "check_memory",
     "forward_call",
     "no_gaps",
-    "remember",
+    "prepared",
     "shared_kind",
     "start_lines",
 ]
@@ -42,6 +42,7 @@ _MOST_PREPARED = 1024
 """How many calls a plan remembers; the oldest one goes."""
 _ROOMS = {"packed": PACKED, "split": SPLIT, "input planes": INPUT_PLANES}
 """The fields of what lies in the hidden memory but is no buffer of the walk."""
+T = TypeVar("T")
 _address = Tensor.data_ptr
 _has_no_gaps = Tensor.is_contiguous
 
@@ -298,11 +299,15 @@ class ForwardCall:
             self.turn = (self.turn + layout.steps) % 2
 
 
-def remember(plan: Plan, key: tuple[object, ...], prepared: object) -> None:
-    """Keep a prepared call for the next one like it."""
-    if len(plan.prepared) >= _MOST_PREPARED:
-        plan.prepared.pop(next(iter(plan.prepared.copy())), None)
-    plan.prepared[key] = prepared
+def prepared(plan: Plan, key: tuple[object, ...], make: Callable[[], T]) -> T:
+    """Return a plan's prepared call of a kind, which is made for the first one like it."""
+    found: T | None = plan.prepared.get(key)
+    if found is None:
+        found = make()
+        if len(plan.prepared) >= _MOST_PREPARED:
+            plan.prepared.pop(next(iter(plan.prepared.copy())), None)
+        plan.prepared[key] = found
+    return found
 
 
 def shared_kind(plan: Plan, rows: Rows, way: Way) -> tuple[object, ...]:
@@ -320,8 +325,4 @@ def shared_kind(plan: Plan, rows: Rows, way: Way) -> tuple[object, ...]:
 def forward_call(plan: Plan, rows: Rows, directions: int, keep: bool) -> ForwardCall:
     """Return the prepared call."""
     key = (*shared_kind(plan, rows, "forward"), directions, keep)
-    found: ForwardCall | None = plan.prepared.get(key)
-    if found is None:
-        found = ForwardCall(plan, rows, directions, keep)
-        remember(plan, key, found)
-    return found
+    return prepared(plan, key, lambda: ForwardCall(plan, rows, directions, keep))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from cellwright.cpu.choice import ForwardWay, forward_way
-from cellwright.cpu.forward import ForwardCall, check_memory, remember, shared_kind
+from cellwright.cpu.forward import ForwardCall, check_memory, prepared, shared_kind
 from cellwright.cpu.library import library
 from cellwright.cpu.memory import Blanks, Shelf, contiguous
 from cellwright.cpu.plan import ByLengths, Plan, Rows
@@ -123,8 +123,4 @@ def _convert(
 def half_call(plan: Plan, rows: Rows, directions: int, half: str) -> HalfCall:
     """Return the prepared call."""
     key = (*shared_kind(plan, rows, "forward"), directions, half)
-    found: HalfCall | None = plan.prepared.get(key)
-    if found is None:
-        found = HalfCall(plan, rows, directions, half)
-        remember(plan, key, found)
-    return found
+    return prepared(plan, key, lambda: HalfCall(plan, rows, directions, half))
