@@ -14,6 +14,7 @@ import cellwright.nn as nn
 from cellwright import CompileError, InterpreterWarning
 from cellwright.autograd.obstacle import obstacle
 from cellwright.autograd.operation import run_layer
+from cellwright.autograd.repeat import repeat
 from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.cpu import jit, plan, target
 from cellwright.graph.interpret import interpret_layer
@@ -51,9 +52,9 @@ def test_states_of_another_dtype(dtype, other):
     """A kernel would read memory that is not theirs; torch refuses them."""
     case = make(gru, dtype=dtype)
     case.states = [state.to(other) for state in case.states]
-    for _ in range(3):  # the second and third could take another way
-        with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
-            results(case)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
+        results(case)
+    assert repeat(*case.arguments[:4], case.hidden) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -63,6 +64,8 @@ def test_states_of_fewer_rows(dtype, form):
     case.states = [state[:, :1] for state in case.states]
     with torch.no_grad(), pytest.warns(InterpreterWarning, match="states differ"):
         results(case)
+    if case.batch_sizes is None:
+        assert repeat(*case.arguments[:4], case.hidden) is None
 
 
 def test_function_transforms():
@@ -183,6 +186,12 @@ def test_packed_sequences_that_do_not_add_up_are_never_read(sizes):
         packed = PackedSequence(torch.randn(6, 3)[:5], torch.tensor(sizes))
     with pytest.raises(RuntimeError, match="add up to"):
         nn.LSTM(3, 17)(packed)
+
+
+def test_no_packed_sequences():
+    case = make(gru, lengths=(2, 1))
+    with pytest.raises(RuntimeError, match="add up to"):
+        run_layer(case.cell, case.x[:0], None, case.weights, [], case.hidden)
 
 
 @pytest.mark.parametrize(

@@ -56,11 +56,11 @@ def run_layer(
     cause = obstacle(x, weights, states or ())
     if cause is None:
         try:
-            batch = x.shape[1] if batch_sizes is None else batch_sizes[0]
-            plan = plan_for(cell, x, states, weights, hidden_size, batch)
+            layout = _layout(x, batch_sizes)
+            plan = plan_for(cell, x, states, weights, hidden_size, layout.batch)
             if plan is not None:
                 run = _compiled if takes(plan, x, states, weights) else _widened
-                return run(plan, x, states, weights, batch_sizes)
+                return run(plan, layout, x, states, weights, batch_sizes)
             cause = (
                 "parameters or states differ in dtype, device or shape from what the input asks for"
             )
@@ -123,6 +123,7 @@ def takes(
 
 def _widened(
     plan: Plan,
+    layout: Layout,
     x: Tensor,
     states: Sequence[Tensor] | None,
     weights: Sequence[Weights],
@@ -131,18 +132,19 @@ def _widened(
     """Run a call in half precision as one of float32, as autograd records it."""
     own = None if states is None else [state.float() for state in states]
     wide = [w.to(torch.float32) for w in weights]
-    out, finals = _compiled(plan, x.float(), own, wide, batch_sizes)
+    out, finals = _compiled(plan, layout, x.float(), own, wide, batch_sizes)
     return out.to(x.dtype), tuple(final.to(x.dtype) for final in finals)
 
 
 def _compiled(
     plan: Plan,
+    layout: Layout,
     x: Tensor,
     states: Sequence[Tensor] | None,
     weights: Sequence[Weights],
     batch_sizes: list[int] | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    rows = Rows(x, _layout(x, batch_sizes))
+    rows = Rows(x, layout)
     if torch.is_grad_enabled():
         tensors = Call.join(x, states, weights)
         if _differentiates(tensors):

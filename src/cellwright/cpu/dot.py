@@ -43,9 +43,9 @@ def emit_dot(s: Simd, rows: int, half: str = "", *, far: bool = False) -> None:
     """C[r, u] (+)= Σ_k W[u, k] A[r, k], weights as torch has them, a vector of units at a time.
 
     ``half``: what the weights are stored as, if not as the function's numbers. ``far``: whether
-    they are read in one straight stream, as one row does in half precision anyway.
+    they are read in one straight stream; one row in half precision has no other way.
     """
-    _Dot(s, rows, Stored(s, half), far or (rows == 1 and half != "")).emit()
+    _Dot(s, rows, Stored(s, half), far).emit()
 
 
 class _Dot:
@@ -59,6 +59,7 @@ class _Dot:
         self.inputs = [s.field(row_table, r, POINTER) for r in range(rows)]
         self.together, self.along = (1, _TOGETHER) if far else (min(_TOGETHER, s.lanes), 1)
         self.holds = rows == 1 and not far
+        assert not (self.holds and stored.half), "what is held is read as the function's numbers"
         self.parts = s.lanes // self.together
         self.memory = s.reserve(s.vector, rows * self.parts)
         for n in range(rows * self.parts):  # lanes past the last unit: what lies there may be slow

@@ -11,7 +11,7 @@ __all__ = [
     "PANEL_NAMES",
     "Functions",
     "common_names",
-    "far_names",
+    "dot_names",
     "half_names",
     "library_names",
     "tile_names",
@@ -24,7 +24,7 @@ PANEL_NAMES = ["lines", "rows", "turn", "panel", "gather", "scatter"]
 def common_names(target: Target, dtype: str) -> list[str]:
     """Return the functions that every kernel may call."""
     amx = ["split", "planes_units", "planes_depth", "setup", "release"]
-    dots = [f"dot_{r}" for r in range(1, target.dot_rows + 1)]
+    dots = dot_names(target)
     packing = ["transpose", "pack_units", "pack_depth"]
     return [*dots, "sweep", *packing, *(amx if target.has_amx(dtype) else [])]
 
@@ -36,16 +36,21 @@ def tile_names(target: Target, dtype: str, vectors: int) -> list[str]:
     return tiles + (products if target.has_amx(dtype) else [])
 
 
-def far_names(target: Target) -> list[str]:
-    """Return the dots with weights from far away."""
-    return [f"dot_{r}_far" for r in range(1, target.dot_rows + 1)]
+def dot_names(target: Target, half: str = "", *, far: bool = False) -> list[str]:
+    """Return the dots of one row, of two, and so on.
+
+    ``half``: what weights are stored as, if not as the functions' numbers. ``far``: those that
+    read them in one straight stream, as the one of one row does in half precision anyway.
+    """
+    stored, rows = f"_{half}" if half else "", range(1, target.dot_rows + 1)
+    return [f"dot_{r}{stored}{'_far' * (far and not (half and r == 1))}" for r in rows]
 
 
 def half_names(target: Target, half: str) -> list[str]:
     """Return the functions for numbers in this half precision."""
-    dots = [f"dot_{r}_{half}" for r in range(1, target.dot_rows + 1)]
+    dots = [*dot_names(target, half), *dot_names(target, half, far=True)[1:]]
     kinds = ("transpose", "pack_units", "widen", "narrow")
-    return [*dots, *(f"{dot}_far" for dot in dots), *(f"{kind}_{half}" for kind in kinds)]
+    return [*dots, *(f"{kind}_{half}" for kind in kinds)]
 
 
 @lru_cache(maxsize=8)
@@ -58,7 +63,7 @@ def library_names(target: Target, dtype: str) -> list[str]:
     halves = [name for half in target.halves(dtype) for name in half_names(target, half)]
     common = common_names(target, dtype)
     amx = amx if target.has_amx(dtype) else []
-    return [*tiles, *amx, *common, *far_names(target), *halves]
+    return [*tiles, *amx, *common, *dot_names(target, far=True), *halves]
 
 
 class Functions:

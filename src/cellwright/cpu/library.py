@@ -3,7 +3,6 @@
 from array import array
 from collections.abc import Callable, Collection
 from functools import lru_cache, partial
-from itertools import product
 
 import llvmlite.ir as ir
 
@@ -17,7 +16,7 @@ from cellwright.cpu.dot import DOT, SWEEP, emit_dot, emit_sweep
 from cellwright.cpu.functions import (
     PANEL_NAMES,
     common_names,
-    far_names,
+    dot_names,
     half_names,
     library_names,
     tile_names,
@@ -76,7 +75,7 @@ def _emit_panels(target: Target, dtype: str) -> ir.Module:
 def _emit_far(target: Target, dtype: str) -> ir.Module:
     """Emit the dots with weights from far away."""
     module = ir.Module(f"far_{target.name}_{dtype}")
-    for r, name in enumerate(far_names(target), 1):
+    for r, name in enumerate(dot_names(target, far=True), 1):
         emit_dot(Simd(module, name, DOT, target, dtype), r, far=True)
     return module
 
@@ -84,9 +83,10 @@ def _emit_far(target: Target, dtype: str) -> ir.Module:
 def _emit_halves(target: Target, dtype: str, half: str) -> ir.Module:
     """Emit what reads weights in half precision, and the conversions."""
     module = ir.Module(f"library_{target.name}_{half}")
-    for r, far in product(range(1, target.dot_rows + 1), (False, True)):
-        name = f"dot_{r}_{half}{'_far' * far}"
-        emit_dot(Simd(module, name, DOT, target, dtype), r, half, far=far)
+    for r, name in enumerate(dot_names(target, half), 1):
+        emit_dot(Simd(module, name, DOT, target, dtype), r, half, far=r == 1)
+    for r, name in enumerate(dot_names(target, half, far=True)[1:], 2):
+        emit_dot(Simd(module, name, DOT, target, dtype), r, half, far=True)
     emit_transpose(Simd(module, f"transpose_{half}", TRANSPOSE, target, dtype), half)
     pack = Simd(module, f"pack_units_{half}", PACK, target, dtype)
     emit_pack(pack, transposed=False, half=half)
@@ -141,7 +141,7 @@ class Library:
     def need_far(self) -> None:
         """Load what reads weights as they lie from far away."""
         target = host()
-        self._load("far", far_names(target), partial(_emit_far, target, self.dtype))
+        self._load("far", dot_names(target, far=True), partial(_emit_far, target, self.dtype))
 
     def need_half(self, half: str) -> None:
         """Load what calls with weights in this half precision have for themselves."""

@@ -26,6 +26,7 @@ from cellwright.cpu.frame import (
     WEIGHT_BYTES,
     matrices,
 )
+from cellwright.cpu.functions import dot_names
 from cellwright.cpu.library import library
 from cellwright.cpu.memory import Shelf, spares
 from cellwright.cpu.parts import packed_size
@@ -122,8 +123,9 @@ def dense(steps: int, batch: int) -> Layout:
 
 @lru_cache(maxsize=16)
 def packed(batch_sizes: tuple[int, ...]) -> Layout | None:
-    """Return the layout of packed sequences; None if the sizes do not fall, or not stay above 0."""
-    if any(a < b for a, b in pairwise(batch_sizes)) or batch_sizes[-1] <= 0:
+    """Return the layout of packed sequences; None if sizes rise, or reach 0, or there are none."""
+    falls = all(a >= b for a, b in pairwise(batch_sizes))
+    if not batch_sizes or not falls or batch_sizes[-1] <= 0:
         return None
     return Layout(len(batch_sizes), batch_sizes[0], batch_sizes)
 
@@ -280,12 +282,11 @@ class Walk:
         for name in self.names:
             struct += distances[name]
         struct += [widths[name] for name in self.matrices]
-        functions, stored = self._library, f"_{half}" if half else ""
+        functions, packing = self._library, f"pack_units_{half}" if half else "pack_units"
         if far and not half:
             functions.need_far()
-        dots, packing = (f"dot_{r}{stored}{'_far' * far}" for r in (1, 2)), f"pack_units{stored}"
-        names = dict(zip((ROW_DOT, ROWS_DOT, PACKING), (*dots, packing), strict=True))
-        for field, name in names.items():
+        one, two, *_ = dot_names(host(), half, far=far)
+        for field, name in ((ROW_DOT, one), (ROWS_DOT, two), (PACKING, packing)):
             struct[field] = functions.number(name)
         struct[WEIGHT_BYTES] = HALF_BYTES if half else DTYPES[self._dtype]
         return array("q", struct)

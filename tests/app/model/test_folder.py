@@ -16,7 +16,7 @@ import torch
 from tests.app.model.makers import SCHEMAS, coupled, make_model
 
 from cellwright.app.errors import InputError
-from cellwright.app.model.folder import Model, load_model, save_model
+from cellwright.app.model.folder import Model, holds_finished, load_model, save_model
 from cellwright.app.problem import Scaling
 from cellwright.app.schema import Feature, Missing, Schema, Task
 from cellwright.cells import CELLS
@@ -107,6 +107,16 @@ def test_what_is_said_of_the_training(tmp_path: Path) -> None:
     assert {"cellwright", "python"} < read["versions"].keys()
     save_model(replace(base, about=read | {"versions": {"cellwright": "0.0.9"}}), tmp_path)
     assert load_model(tmp_path).about["versions"] == {"cellwright": "0.0.9"}
+
+
+@pytest.mark.parametrize(
+    ("training", "finished"),
+    [({"finished": True}, True), ({"finished": False}, False), ({}, False), (None, False)],
+)
+def test_whether_a_training_was_finished(training: Any, finished: bool, tmp_path: Path) -> None:
+    assert not holds_finished(tmp_path)
+    save_model(replace(make_model(), about={"training": training}), tmp_path)
+    assert holds_finished(tmp_path) == finished
 
 
 def test_a_bundled_cell_is_known_by_its_equations(tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def holds_finished(folder: str | Path) -> bool:
         about = load_model(folder).about
     except InputError:
         return False
-    return bool(about.get("training", {}).get("finished"))
+    training = about.get("training")
+    return isinstance(training, dict) and training.get("finished") is True
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
