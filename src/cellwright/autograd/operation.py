@@ -59,8 +59,11 @@ def run_layer(
             layout = _layout(x, batch_sizes)
             plan = plan_for(cell, x, states, weights, hidden_size, layout.batch)
             if plan is not None:
-                run = _compiled if takes(plan, x, states, weights) else _widened
-                return run(plan, layout, x, states, weights, batch_sizes)
+                if takes(plan, x, states, weights):
+                    return _compiled(plan, layout, x, states, weights, batch_sizes)
+                wide = _widened(x, states, weights)
+                out, finals = _compiled(plan, layout, *wide, batch_sizes)
+                return out.to(x.dtype), tuple(final.to(x.dtype) for final in finals)
             cause = (
                 "parameters or states differ in dtype, device or shape from what the input asks for"
             )
@@ -122,18 +125,11 @@ def takes(
 
 
 def _widened(
-    plan: Plan,
-    layout: Layout,
-    x: Tensor,
-    states: Sequence[Tensor] | None,
-    weights: Sequence[Weights],
-    batch_sizes: list[int] | None,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run a call in half precision as one of float32, as autograd records it."""
+    x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
+) -> tuple[Tensor, Sequence[Tensor] | None, list[Weights]]:
+    """Return a call's tensors in float32, as autograd records it."""
     own = None if states is None else [state.float() for state in states]
-    wide = [w.to(torch.float32) for w in weights]
-    out, finals = _compiled(plan, layout, x.float(), own, wide, batch_sizes)
-    return out.to(x.dtype), tuple(final.to(x.dtype) for final in finals)
+    return x.float(), own, [w.to(torch.float32) for w in weights]
 
 
 def _compiled(
