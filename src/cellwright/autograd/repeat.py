@@ -95,7 +95,6 @@ class Repeat:
     def __init__(self, call: Call, asks: bool, alike: Guard, dtype: torch.dtype) -> None:
         self.call, self.dtype = call, dtype
         self.threads = Team.threads()
-        self._differentiates = dtype not in HALF_NAMES
         self._asks, self._alike, self._count = asks, alike, call.arity
         self._prepared: list[Forward | None] = [None, None]
         # the last two of each kind: cotangents of a sum and others may come in turns
@@ -119,7 +118,7 @@ class Repeat:
         if Team.threads() != self.threads or forward_derivatives():
             return None
         if self._asks and torch.is_grad_enabled():
-            if not self._differentiates:
+            if self.dtype in HALF_NAMES:  # kernels take those without gradients only
                 return None
             out, *finals = apply(self, *given)
             return out, tuple(finals)

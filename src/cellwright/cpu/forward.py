@@ -109,8 +109,8 @@ class ForwardCall:
         made = self._made(rows)
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
-        self.by_lengths = ByLengths(self._with_lengths)
-        self.blanks, _ = self.by_lengths(rows)
+        self.blanks_of, self.heads_of = ByLengths(self._blanks), ByLengths(self._heads)
+        self.blanks = self.blanks_of(rows)
         self.hidden, self.room, self.each_row = self._hidden()
         self.whole = self.room_of(rows)
         self.shelf = self._shelf(self.whole)
@@ -126,12 +126,15 @@ class ForwardCall:
     def _shelf(self, room: int) -> Shelf:
         return self.walk.spares.shelf(room, large=not self.keep)
 
-    def _with_lengths(self, rows: Rows) -> tuple[Blanks, list["array[int]"]]:
-        """Return what makes tensors, the kept ones last, and each struct's first fields."""
-        threads, kept = self.share.threads, self.kept.stop - self.kept.start
-        heads = [array("q", rows.layout.fields(d == 1, threads)) for d in self.directions]
+    def _blanks(self, rows: Rows) -> Blanks:
+        """Return what makes tensors, the kept ones last."""
         forms = (one.form for one in self._made(rows))
-        return Blanks(self.plan.dtype, *forms, kept=kept), heads
+        return Blanks(self.plan.dtype, *forms, kept=self.kept.stop - self.kept.start)
+
+    def _heads(self, rows: Rows) -> list["array[int]"]:
+        """Return each struct's first fields."""
+        threads = self.share.threads
+        return [array("q", rows.layout.fields(d == 1, threads)) for d in self.directions]
 
     def _made(self, rows: Rows) -> list[_Made]:
         """Return what is made anew on each call.
@@ -218,9 +221,17 @@ class ForwardCall:
         places["gx", d], distances["gx"] = places[ahead, d], distances[ahead]
         widths = plan.matrix_widths(walk.matrices)
         threads = self.share.threads
-        ways = {"ahead": self.ahead, "far": self.far}
         return walk.struct(
-            self.layout, d == 1, threads, places, d, distances, widths, half=self.half, **ways
+            self.layout,
+            d == 1,
+            threads,
+            places,
+            d,
+            distances,
+            widths,
+            ahead=self.ahead,
+            far=self.far,
+            half=self.half,
         )
 
     def _distances(self) -> dict[str, Distances]:
@@ -252,7 +263,7 @@ class ForwardCall:
             stated: whether there are initial states.
             rows: the call's rows.
         """
-        blanks = self.by_lengths(rows)[0] if self.packed else self.blanks
+        blanks = self.blanks_of(rows) if self.packed else self.blanks
         made = blanks()
         addresses = [*map(_address, given), *map(_address, made)]
         if 0 in addresses:
@@ -281,7 +292,7 @@ class ForwardCall:
             at: the address of memory that only the walks see.
         """
         layout = rows.layout
-        heads = self.by_lengths(rows)[1] if self.packed else []
+        heads = self.heads_of(rows) if self.packed else []
         raw_walk = self.raw_walk and start_lines(self.plan, addresses[1:], len(self.directions))
         table = array("q", [*self.plan.constants, *addresses, at])
         lies = self.raw or raw_walk

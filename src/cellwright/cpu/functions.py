@@ -14,6 +14,7 @@ __all__ = [
     "dot_names",
     "half_names",
     "library_names",
+    "stored_name",
     "tile_names",
 ]
 
@@ -36,21 +37,27 @@ def tile_names(target: Target, dtype: str, vectors: int) -> list[str]:
     return tiles + (products if target.has_amx(dtype) else [])
 
 
+def stored_name(name: str, half: str) -> str:
+    """Return a function's name for numbers stored as ``half``, or as its own where that is ""."""
+    return f"{name}_{half}" if half else name
+
+
 def dot_names(target: Target, half: str = "", *, far: bool = False) -> list[str]:
     """Return the dots of one row, of two, and so on.
 
     ``half``: what weights are stored as, if not as the functions' numbers. ``far``: those that
     read them in one straight stream, as the one of one row does in half precision anyway.
     """
-    stored, rows = f"_{half}" if half else "", range(1, target.dot_rows + 1)
-    return [f"dot_{r}{stored}{'_far' * (far and not (half and r == 1))}" for r in rows]
+    rows = range(1, target.dot_rows + 1)
+    ends = ["_far" * (far and not (half and r == 1)) for r in rows]
+    return [stored_name(f"dot_{r}", half) + end for r, end in zip(rows, ends, strict=True)]
 
 
 def half_names(target: Target, half: str) -> list[str]:
     """Return the functions for numbers in this half precision."""
     dots = [*dot_names(target, half), *dot_names(target, half, far=True)[1:]]
     kinds = ("transpose", "pack_units", "widen", "narrow")
-    return [*dots, *(f"{kind}_{half}" for kind in kinds)]
+    return [*dots, *(stored_name(kind, half) for kind in kinds)]
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import llvmlite.ir as ir
 
+from cellwright.cpu.functions import stored_name
 from cellwright.cpu.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.stored import Stored
 
@@ -27,7 +28,7 @@ def emit_pack(s: Simd, *, transposed: bool, half: str = "") -> None:
     weights are stored as, if not as the function's numbers; transposed ones always are.
     """
     weights, stride, units, depth, tiles, packed, offset, whole, thread, threads = s.function.args
-    stored, transpose = Stored(s, half), f"transpose_{half}" if half else "transpose"
+    stored, transpose = Stored(s, half), stored_name("transpose", half)
     block = s.target.block(s.dtype)
     blocks = s.builder.sdiv(s.add(units, block - 1), s.index(block))
     start = s.builder.sdiv(s.mul(blocks, thread), threads)

@@ -173,26 +173,30 @@ class Simd:
 
     def load(self, pointer: Value, offset: Value = 0, mask: Value = None) -> Value:
         """Load a vector; lanes outside ``mask`` are 0 and their memory is not touched."""
-        place = self.at(pointer, offset)
-        if mask is not None:
-            name = f"llvm.masked.load.{self._suffix}.p0"
-            kinds = [POINTER, I32, mask.type, self.vector]
-            args = [place, ir.Constant(I32, self.scalar_bytes), mask, self.constant(0.0)]
-            return self.call(name, self.vector, kinds, args)
-        value = self.builder.load(place, typ=self.vector)
-        value.align = self.scalar_bytes
-        return value
+        return self.load_as(self.vector, self.scalar_bytes, self.at(pointer, offset), mask)
 
     def store(self, value: Value, pointer: Value, offset: Value = 0, mask: Value = None) -> None:
         """Store a vector; memory of the lanes outside ``mask`` is not touched."""
-        place = self.at(pointer, offset)
-        if mask is not None:
-            name = f"llvm.masked.store.{self._suffix}.p0"
-            kinds = [self.vector, POINTER, I32, mask.type]
-            align = ir.Constant(I32, self.scalar_bytes)
-            self.call(name, ir.VoidType(), kinds, [value, place, align, mask])
-        else:
-            self.builder.store(value, place).align = self.scalar_bytes
+        self.store_at(value, self.scalar_bytes, self.at(pointer, offset), mask)
+
+    def load_as(self, kind: Any, size: int, place: Value, mask: Value = None) -> Value:
+        """Load a vector of another kind, whose elements have ``size`` bytes; see ``load``."""
+        if mask is None:
+            value = self.builder.load(place, typ=kind)
+            value.align = size
+            return value
+        name = f"llvm.masked.load.v{self.lanes}{kind.element.intrinsic_name}.p0"
+        args = [place, ir.Constant(I32, size), mask, ir.Constant(kind, None)]
+        return self.call(name, kind, [POINTER, I32, mask.type, kind], args)
+
+    def store_at(self, value: Value, size: int, place: Value, mask: Value = None) -> None:
+        """Store a vector of any kind, whose elements have ``size`` bytes; see ``store``."""
+        if mask is None:
+            self.builder.store(value, place).align = size
+            return
+        name = f"llvm.masked.store.v{self.lanes}{value.type.element.intrinsic_name}.p0"
+        kinds = [value.type, POINTER, I32, mask.type]
+        self.call(name, ir.VoidType(), kinds, [value, place, ir.Constant(I32, size), mask])
 
     def prefetch(self, pointer: Value, offset: Value) -> None:
         """Ask for a cache line that will be read soon; where no memory is, nothing happens."""

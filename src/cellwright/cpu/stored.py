@@ -38,7 +38,8 @@ class Stored:
         """Load a vector of the function's numbers; see ``Simd.load``."""
         if not self.half:
             return self.s.load(pointer, offset, mask)
-        b, bits = self.s.builder, self._load_bits(self.at(pointer, offset), mask)
+        b, place = self.s.builder, self.at(pointer, offset)
+        bits = self.s.load_as(self._kind, HALF_BYTES, place, mask)
         if self.half == "float16":
             halves = b.bitcast(bits, ir.VectorType(ir.HalfType(), self.s.lanes))
             return b.fpext(halves, self.s.vector)
@@ -49,22 +50,7 @@ class Stored:
         if not self.half:
             self.s.store(value, pointer, offset, mask)
             return
-        bits, place = self._rounded(value), self.at(pointer, offset)
-        if mask is None:
-            self.s.builder.store(bits, place).align = HALF_BYTES
-            return
-        kinds = [self._kind, POINTER, I32, mask.type]
-        args = [bits, place, ir.Constant(I32, HALF_BYTES), mask]
-        self.s.call(f"llvm.masked.store.v{self.s.lanes}i16.p0", ir.VoidType(), kinds, args)
-
-    def _load_bits(self, place: Value, mask: Value) -> Value:
-        if mask is None:
-            bits = self.s.builder.load(place, typ=self._kind)
-            bits.align = HALF_BYTES
-            return bits
-        kinds = [POINTER, I32, mask.type, self._kind]
-        args = [place, ir.Constant(I32, HALF_BYTES), mask, ir.Constant(self._kind, None)]
-        return self.s.call(f"llvm.masked.load.v{self.s.lanes}i16.p0", self._kind, kinds, args)
+        self.s.store_at(self._rounded(value), HALF_BYTES, self.at(pointer, offset), mask)
 
     def _rounded(self, value: Value) -> Value:
         b = self.s.builder

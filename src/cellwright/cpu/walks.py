@@ -26,7 +26,7 @@ from cellwright.cpu.frame import (
     WEIGHT_BYTES,
     matrices,
 )
-from cellwright.cpu.functions import dot_names
+from cellwright.cpu.functions import dot_names, stored_name
 from cellwright.cpu.library import library
 from cellwright.cpu.memory import Shelf, spares
 from cellwright.cpu.parts import packed_size
@@ -282,7 +282,7 @@ class Walk:
         for name in self.names:
             struct += distances[name]
         struct += [widths[name] for name in self.matrices]
-        functions, packing = self._library, f"pack_units_{half}" if half else "pack_units"
+        functions, packing = self._library, stored_name("pack_units", half)
         if far and not half:
             functions.need_far()
         one, two, *_ = dot_names(host(), half, far=far)

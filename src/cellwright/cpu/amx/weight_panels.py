@@ -106,11 +106,11 @@ class WeightPanels:
 
     def _list(self, p: Product, stage: Stage, tile: int) -> None:
         """List those of a tile."""
-        s, (base, stride) = self.s, self.frame.matrices[p.matrix]
+        s, row = self.s, p.row + (tile - p.tile) * stage.units
+        source, stride = self.frame.weights(p.matrix, s.index(row), p.column)
         start, stop = self.frame.share(stage.units)
         # all have biases, or none has
         assert not self.frame.constants or stage.columns[tile] in self.frame.constants
-        source = s.at(base, s.add(s.mul(stride, p.row + (tile - p.tile) * stage.units), p.column))
 
         def panel(u: Value, carried: list[Value]) -> list[Value]:
             (count,) = carried
