@@ -1,6 +1,6 @@
 """Tell beforehand how a call will run: which kernel, tile, threads, and how fast it can be."""
 
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from cellwright.autograd.autocast import autocasts
 from cellwright.autograd.obstacle import HALF_NAMES, obstacle
-from cellwright.autograd.operation import plan_for, takes
+from cellwright.autograd.operation import autocast_tensors, plan_for, takes
 from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.choice import ForwardWay, forward_way, share_of
 from cellwright.cpu.halves import reads_stored
@@ -19,7 +20,6 @@ from cellwright.cpu.walks import Layout
 from cellwright.errors import CompileError
 from cellwright.graph.interpret import Weights
 from cellwright.nn import Recurrent, checks
-from cellwright.nn.autocast import lowered_dtype
 from cellwright.nn.recurrent import is_dense
 from cellwright.nn.sequence import SequenceModel
 
@@ -110,9 +110,7 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
             f"not {type(module).__module__}.{type(module).__name__}"
         )
     x, layout = _sequence(recurrent, input)
-    lower = lowered_dtype(recurrent, x, (), packed=layout.counts is not None)
-    with torch.autocast("cpu", enabled=False) if lower else nullcontext():
-        layers = _layers(recurrent, x, layout, lower)
+    layers = _layers(recurrent, x, layout)
     compiled = all(not layer.cause for layer in layers)
     backward = (
         "derived kernel, then a matrix product for each weight and the input over all steps; a "
@@ -123,18 +121,12 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
     return Explanation(repr(recurrent), tuple(layers), backward)
 
 
-def _layers(
-    recurrent: Recurrent, x: Tensor, layout: Layout, lower: torch.dtype | None
-) -> list[LayerExplanation]:
-    """Explain each layer; ``lower``: the dtype that autocast lowers the call to."""
-    x = x if lower is None else x.to(lower)
+def _layers(recurrent: Recurrent, x: Tensor, layout: Layout) -> list[LayerExplanation]:
+    """Explain each layer."""
     width = (recurrent.proj_size or recurrent.hidden_size) * (1 + recurrent.bidirectional)
     found = []
     for number in range(recurrent.num_layers):
-        weights = recurrent._weights(number)
-        if lower is not None:
-            weights = [w.to(lower) for w in weights]
-        found.append(_layer(recurrent, number, x, weights, layout))
+        found.append(_layer(recurrent, number, x, recurrent._weights(number), layout))
         x = x.new_empty(1).expand(*x.shape[:-1], width)
     return found
 
@@ -159,9 +151,15 @@ def _sequence(recurrent: Recurrent, given: Tensor | PackedSequence) -> tuple[Ten
 
 
 def _layer(
-    recurrent: Recurrent, number: int, x: Tensor, weights: list[Weights], layout: Layout
+    recurrent: Recurrent, number: int, x: Tensor, weights: Sequence[Weights], layout: Layout
 ) -> LayerExplanation:
-    cause = obstacle(x, weights) or ""
+    cause, misfit = obstacle(x, weights) or "", "the parameters do not fit the input"
+    if not cause and autocasts():
+        taken = autocast_tensors(x, None, weights)
+        if taken is None:
+            cause = misfit
+        else:
+            x, _, weights = taken
     if not cause:
         try:
             host()
@@ -172,12 +170,13 @@ def _layer(
         else:
             if plan is not None:
                 return _kernel(plan, number, layout, x, weights)
-    cause = cause or "the parameters do not fit the input"
-    return LayerExplanation(number, "interpreter", cause, (0, 0), 1, False, "", "", 0, 0, 0.0)
+    return LayerExplanation(
+        number, "interpreter", cause or misfit, (0, 0), 1, False, "", "", 0, 0, 0.0
+    )
 
 
 def _kernel(
-    plan: "Plan", number: int, layout: Layout, x: Tensor, parameters: list[Weights]
+    plan: "Plan", number: int, layout: Layout, x: Tensor, parameters: Sequence[Weights]
 ) -> LayerExplanation:
     target, share, directions = host(), share_of(plan, layout), len(parameters)
     way, half = forward_way(plan, layout), HALF_NAMES.get(x.dtype)

@@ -59,12 +59,6 @@ def test_saved_tensors_may_be_laid_out_anew() -> None:
             assert_close(left, right)
 
 
-def test_autocast_is_seen() -> None:
-    ours, _, x = warmed("GRU")
-    with pytest.warns(InterpreterWarning, match="autocast"), torch.autocast("cpu"):
-        ours(x)
-
-
 def test_torch_func_is_seen() -> None:
     ours, theirs, x = warmed("GRU", shape=(4, 1, 3))
     xs = torch.randn(5, *x.shape)

@@ -1,6 +1,4 @@
-"""functional_call, vmap, higher derivatives, forward mode, compile, autocast, parametrizations."""
-
-import warnings
+"""functional_call, vmap, higher derivatives, forward mode, compile, parametrizations."""
 
 import pytest
 import torch
@@ -8,7 +6,6 @@ from tests.nn.agreement import KINDS, classes, normal, pair, states_for
 from tests.tolerance import assert_close
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
-from torch.nn.utils.rnn import pack_padded_sequence
 
 import cellwright.nn as nn
 from cellwright import InterpreterWarning
@@ -168,95 +165,6 @@ def test_compile(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_autocast(kind):
-    ours, theirs = pair(kind, 3, 4, 2, dtype=torch.float32)
-    x = normal(3, 2, 3, dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        for value in (x, x.bfloat16()):
-            found = ours(value)[0]
-            torch.testing.assert_close(
-                found.double(), theirs(value.double())[0], rtol=0.05, atol=0.02
-            )
-
-
-def test_autocast_leaves_a_dense_lstm_to_kernels():
-    ours, theirs = pair("LSTM", 3, 4, 2, dtype=torch.float32)
-    values, found = normal(3, 2, 3, dtype=torch.float32), []
-    for module, lower in ((ours, True), (theirs, False)):
-        x = values.to(module.weight_ih_l0.dtype, copy=True).requires_grad_()
-        autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=lower)
-        with autocast, warnings.catch_warnings():
-            warnings.simplefilter("error", InterpreterWarning)
-            out, (h, c) = module(x)
-        (out.sum() + h.sum() - c.sum()).backward()
-        assert {t.dtype for t in (out, h, c)} == {torch.bfloat16 if lower else DOUBLE}
-        found.append([out, h, c, x.grad, *(p.grad for p in module.parameters())])
-    for mine, exact in zip(*found, strict=True):
-        torch.testing.assert_close(mine.double(), exact, rtol=0.05, atol=0.03)
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "projected"])
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("given", [None, torch.float32, torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-def test_dtypes_under_autocast(kind, packed, dtype, given):
-    options = {"proj_size": 2} if kind == "projected" else {}
-    kind = "LSTM" if options else kind
-    ours, theirs = pair(kind, 3, 4, 2, dtype=torch.float32, **options)
-    x, hx = normal(3, 2, 3, dtype=dtype), None
-    if given is not None:
-        hx = torch.zeros(2, 2, 2 if options else 4, dtype=given)
-        hx = (hx, torch.zeros(2, 2, 4, dtype=given)) if kind == "LSTM" else hx
-    if packed:
-        x = pack_padded_sequence(x, torch.tensor([3, 2]))
-    dtypes = []
-    for module in (theirs.float(), ours):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            try:
-                output, states = module(x, hx)
-            except (RuntimeError, ValueError) as error:
-                dtypes.append(type(error))
-            else:
-                states = states if isinstance(states, tuple) else (states,)
-                output = output.data if packed else output
-                dtypes.append([t.dtype for t in (output, *states)])
-    assert dtypes[0] == dtypes[1]
-
-
-@pytest.fixture
-def without_onednn():
-    """What switches oneDNN off for a test; torch's own context warns of other devices."""
-    before = torch.backends.mkldnn.enabled
-    yield lambda: torch._C._set_mkldnn_enabled(False)
-    torch._C._set_mkldnn_enabled(before)
-
-
-def dtypes_under_autocast(module, x):
-    """The dtypes of what a module returns; what it raises instead."""
-    with torch.autocast("cpu", dtype=torch.bfloat16), warnings.catch_warnings():
-        warnings.simplefilter("ignore", InterpreterWarning)
-        try:
-            output, states = module(x)
-        except (RuntimeError, ValueError) as error:
-            return type(error)
-    return [t.dtype for t in (output, *states)]
-
-
-@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("batch", [0, 2])
-@pytest.mark.parametrize("onednn", [True, False])
-def test_autocast_lowers_the_lstms_that_torch_lowers(weights, given, batch, onednn, without_onednn):
-    x = normal(6, batch, 3, dtype=given)
-    ours, theirs = (library.LSTM(3, 4, dtype=weights) for library in (nn, torch.nn))
-    if not onednn:
-        without_onednn()
-    for enabled in (True, False):
-        with torch.set_grad_enabled(enabled):
-            assert dtypes_under_autocast(ours, x) == dtypes_under_autocast(theirs, x)
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_weight_norm(kind):
     ours, theirs = pair(kind, 3, 4, 2, dtype=DOUBLE)
     x = normal(3, 2, 3, dtype=DOUBLE)
@@ -291,9 +199,9 @@ def test_every_layer_is_asked_of_the_one_function(monkeypatch):
     calls = []
     run = operation.run_layer
 
-    def recorded(cell, x, states, weights, batch_sizes, hidden_size):
+    def recorded(cell, x, states, weights, batch_sizes, hidden_size, lowered):
         calls.append((cell.name, tuple(x.shape), len(weights), hidden_size))
-        return run(cell, x, states, weights, batch_sizes, hidden_size)
+        return run(cell, x, states, weights, batch_sizes, hidden_size, lowered)
 
     monkeypatch.setattr(operation, "run_layer", recorded)
     nn.GRU(3, 5, 2, bidirectional=True)(torch.randn(4, 2, 3))

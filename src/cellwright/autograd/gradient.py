@@ -196,10 +196,14 @@ def _interpreted(
 
 
 def _interpret(call: Call, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the output and the final states as the interpreter computes them."""
+    """Return the output and the final states as the interpreter computes them.
+
+    Autocast lowers nothing here, as it lowered nothing of the kernels.
+    """
     x, states, weights = call.split(tensors)
     sizes, units = call.batch_sizes, call.plan.units
-    out, finals = interpret_layer(call.plan.given, x, states, weights, sizes, units)
+    with torch.autocast("cpu", enabled=False):
+        out, finals = interpret_layer(call.plan.given, x, states, weights, sizes, units)
     return (out, *finals)
 
 

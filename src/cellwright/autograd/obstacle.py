@@ -30,7 +30,7 @@ functorch_level: Callable[[], int | None] = _functorch.maybe_current_level
 """How deep torch.func transforms what runs now; None: not at all."""
 _is_wrapped: Callable[[Tensor], bool] = _functorch.is_functorch_wrapped_tensor
 _is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
-_forward_ad, _is_autocast = torch.autograd.forward_ad, torch.is_autocast_enabled
+_forward_ad = torch.autograd.forward_ad
 
 
 def obstacle(x: Tensor, weights: Sequence[Weights], states: Sequence[Tensor] = ()) -> str | None:
@@ -62,8 +62,6 @@ def _transformation(x: Tensor) -> str | None:
         return "torch.func transforms the layer"
     if forward_derivatives():
         return "forward-mode derivatives are asked for"
-    if _is_autocast("cpu"):
-        return "autocast chooses the dtype of each product"
     return None
 
 

@@ -1,11 +1,14 @@
 """The torch operation: a layer, forward and backward, on a kernel or on the interpreter."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from cellwright.autograd.autocast import autocasts, result_dtypes
 from cellwright.autograd.gradient import (
     Call,
     check_saved,
@@ -28,6 +31,7 @@ __all__ = [
     "Differentiable",
     "Forward",
     "apply",
+    "autocast_tensors",
     "forward_of",
     "plan_for",
     "run_layer",
@@ -37,6 +41,8 @@ __all__ = [
 
 Forward = ForwardCall | HalfCall
 """What runs a layer forward: all that it needs but the addresses."""
+_Tensors = tuple[Tensor, Sequence[Tensor] | None, Sequence[Weights]]
+"""A call's input, its initial states, each direction's parameters."""
 
 
 def run_layer(
@@ -46,33 +52,96 @@ def run_layer(
     weights: Sequence[Weights],
     batch_sizes: list[int] | None,
     hidden_size: int,
+    lowered: torch.dtype | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a layer over a sequence, in D directions, compiled where that is possible.
 
     Takes and returns what :func:`cellwright.graph.interpret.interpret_layer` does; where no kernel
-    can do the work, that does it, with one warning that names the cause. In half precision, kernels
-    work in float32, and the results are rounded.
+    can do the work, that does it, with one warning that names the cause. In half precision and
+    under autocast, kernels work in float32, and the results are rounded: to ``lowered`` where
+    autocast lowers the call as a whole.
     """
     cause = obstacle(x, weights, states or ())
     if cause is None:
         try:
-            layout = _layout(x, batch_sizes)
-            plan = plan_for(cell, x, states, weights, hidden_size, layout.batch)
-            if plan is not None:
-                if takes(plan, x, states, weights):
-                    return _compiled(plan, layout, x, states, weights, batch_sizes)
-                wide = _widened(x, states, weights)
-                out, finals = _compiled(plan, layout, *wide, batch_sizes)
-                return out.to(x.dtype), tuple(final.to(x.dtype) for final in finals)
+            run = partial(_under_autocast, lowered=lowered) if autocasts() else _on_kernels
+            made = run(cell, x, states, weights, batch_sizes, hidden_size)
+            if made is not None:
+                return made
             cause = (
                 "parameters or states differ in dtype, device or shape from what the input asks for"
             )
         except CompileError as error:
             cause = str(error)
-    result = interpret_layer(cell, x, states, weights, batch_sizes, hidden_size)
+    with nullcontext() if lowered is None else torch.autocast(x.device.type, enabled=False):
+        if lowered is not None:
+            x, states, weights = _cast(lowered, x, states, weights)
+        result = interpret_layer(cell, x, states, weights, batch_sizes, hidden_size)
     if not torch.compiler.is_compiling():
         warn(cell, cause)
     return result
+
+
+def _under_autocast(
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+    batch_sizes: list[int] | None,
+    hidden_size: int,
+    lowered: torch.dtype | None,
+) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+    """Run a layer on kernels, with results of the dtypes that autocast gives them."""
+    given = autocast_tensors(x, states, weights)
+    if given is None:
+        return None
+    if lowered is None:
+        steps = x.shape[0] if batch_sizes is None else len(batch_sizes)
+        dtypes = result_dtypes(cell, x, states, weights, steps)
+    else:
+        dtypes = (lowered,) * (1 + len(cell.states))
+    return _on_kernels(cell, *given, batch_sizes, hidden_size, dtypes)
+
+
+def autocast_tensors(
+    x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
+) -> _Tensors | None:
+    """Return a call's tensors as kernels take them under autocast, of one dtype.
+
+    That is their own if it is one, else float32. None where some of them alone are float64, which
+    autocast leaves as it is.
+    """
+    dtypes = {t.dtype for t in Call.join(x, states, weights)}
+    if len(dtypes) == 1:
+        return x, states, weights
+    return None if torch.float64 in dtypes else _cast(torch.float32, x, states, weights)
+
+
+def _on_kernels(
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+    batch_sizes: list[int] | None,
+    hidden_size: int,
+    dtypes: Sequence[torch.dtype] = (),
+) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+    """Run a layer on kernels; None if its parameters or states do not fit the input.
+
+    ``dtypes``: of the output and the final states, if not that of the input.
+    """
+    layout = _layout(x, batch_sizes)
+    plan = plan_for(cell, x, states, weights, hidden_size, layout.batch)
+    if plan is None:
+        return None
+    if not takes(plan, x, states, weights):
+        dtypes = dtypes or [x.dtype] * (1 + len(cell.states))
+        x, states, weights = _cast(torch.float32, x, states, weights)
+    out, finals = _compiled(plan, layout, x, states, weights, batch_sizes)
+    if dtypes:
+        out, *ends = map(Tensor.to, (out, *finals), dtypes)
+        finals = tuple(ends)
+    return out, finals
 
 
 def plan_for(
@@ -124,12 +193,15 @@ def takes(
     return not (torch.is_grad_enabled() and _differentiates(Call.join(x, states, weights)))
 
 
-def _widened(
-    x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
-) -> tuple[Tensor, Sequence[Tensor] | None, list[Weights]]:
-    """Return a call's tensors in float32, as autograd records it."""
-    own = None if states is None else [state.float() for state in states]
-    return x.float(), own, [w.to(torch.float32) for w in weights]
+def _cast(
+    dtype: torch.dtype,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Weights],
+) -> _Tensors:
+    """Return a call's tensors in a dtype, as autograd records it."""
+    own = None if states is None else [state.to(dtype) for state in states]
+    return x.to(dtype), own, [w.to(dtype) for w in weights]
 
 
 def _compiled(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cellwright.autograd.autocast import autocasts, result_dtypes
 from cellwright.autograd.gradient import Call, differentiate, gradients, plain, prepared, ready
 from cellwright.autograd.guard import Guard, guard
 from cellwright.autograd.obstacle import (
@@ -18,7 +19,14 @@ from cellwright.autograd.obstacle import (
     forward_derivatives,
     obstacle,
 )
-from cellwright.autograd.operation import Forward, apply, forward_of, plan_for, takes
+from cellwright.autograd.operation import (
+    Forward,
+    apply,
+    autocast_tensors,
+    forward_of,
+    plan_for,
+    takes,
+)
 from cellwright.cpu.backward import BackwardCall
 from cellwright.cpu.forward import no_gaps
 from cellwright.cpu.plan import Rows
@@ -50,15 +58,17 @@ def repeat(
     given = Call.join(x, states, weights)
     if not (rows.in_order(x) and no_gaps(given[1:])) or obstacle(x, weights, states) is not None:
         return None
-    plan = plan_for(cell, x, states or None, weights, hidden_size, x.shape[1])
-    if plan is None or not takes(plan, x, states, weights):
+    tensors, lowers = (x, states or None, weights), autocasts()
+    taken = autocast_tensors(*tensors) if lowers else tensors
+    plan = None if taken is None else plan_for(cell, *taken, hidden_size, x.shape[1])
+    if taken is None or plan is None or not takes(plan, *taken):
         return None
-    tensors = _distinct(given)
-    alike = guard(tensors)
+    alike = guard(_distinct(given))
     if alike is None:
         return None
     call = Call(plan, rows, None, bool(states), [w.form for w in weights])
-    return Repeat(call, any(t.requires_grad for t in tensors), alike, x.dtype)
+    under = _Autocast.of(cell, *tensors) if lowers else None
+    return Repeat(call, any(t.requires_grad for t in given), alike, taken[0].dtype, under)
 
 
 def _distinct(tensors: Sequence[Any]) -> Sequence[Any]:
@@ -84,16 +94,34 @@ class _Derivative(NamedTuple):
     call: BackwardCall
 
 
+class _Autocast(NamedTuple):
+    """What the autocast of a call lowers to, and the dtypes that its results have so."""
+
+    lower: torch.dtype
+    results: tuple[torch.dtype, ...]
+
+    @classmethod
+    def of(
+        cls, cell: Cell, x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
+    ) -> "_Autocast":
+        """Look at the autocast of this moment."""
+        results = result_dtypes(cell, x, states, weights, x.shape[0])
+        return cls(torch.get_autocast_dtype("cpu"), results)
+
+
 class Repeat:
     """A call over a dense batch, as one before it was in all but values.
 
     Args:
         call: the call. asks: whether any of its tensors asks for a gradient.
-        alike: what tells whether others are like them. dtype: of all of them.
+        alike: what tells whether others are like them. dtype: what kernels take them in.
+        under: the autocast that it is made under, if it is.
     """
 
-    def __init__(self, call: Call, asks: bool, alike: Guard, dtype: torch.dtype) -> None:
-        self.call, self.dtype = call, dtype
+    def __init__(
+        self, call: Call, asks: bool, alike: Guard, dtype: torch.dtype, under: _Autocast | None
+    ) -> None:
+        self.call, self.dtype, self._under = call, dtype, under
         self.threads = Team.threads()
         self._asks, self._alike, self._count = asks, alike, call.arity
         self._prepared: list[Forward | None] = [None, None]
@@ -117,6 +145,18 @@ class Repeat:
             return None
         if Team.threads() != self.threads or forward_derivatives():
             return None
+        if self._under is None:
+            return self._run(given)
+        if torch.get_autocast_dtype("cpu") is not self._under.lower:
+            return None
+        done = self._run([t.to(self.dtype) for t in given])
+        if done is None:
+            return None
+        out, *finals = map(Tensor.to, (done[0], *done[1]), self._under.results)
+        return out, tuple(finals)
+
+    def _run(self, given: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+        """Return the results of tensors as kernels take them."""
         if self._asks and torch.is_grad_enabled():
             if self.dtype in HALF_NAMES:  # kernels take those without gradients only
                 return None

@@ -1,25 +1,30 @@
 """What autocast makes of a layer: torch lowers some calls whole, of others each operation."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
-
-from cellwright.nn.recurrent import Recurrent
 
 __all__ = ["lowered_dtype"]
 
 
 def lowered_dtype(
-    module: Recurrent, x: Tensor, states: Sequence[Tensor], *, packed: bool
+    devices: Collection[str], tensors: Sequence[Tensor], *, plain: bool
 ) -> torch.dtype | None:
-    """Return the dtype that autocast lowers a whole call to, or None where it does not."""
+    """Return the dtype that autocast lowers a whole call to, or None where it does not.
+
+    Args:
+        devices: where torch lowers calls of this module.
+        tensors: the input, a parameter, the initial states.
+        plain: whether the call is neither packed nor projected.
+    """
+    x = tensors[0]
     device = x.device.type
-    if device not in module._lowered_on or not torch.is_autocast_enabled(device):
+    if device not in devices or not torch.is_autocast_enabled(device):
         return None
-    if device == "cpu" and (packed or module.proj_size or not _onednn_takes(x)):
+    if device == "cpu" and not (plain and _onednn_takes(x)):
         return None
-    if any(t.dtype is torch.float64 for t in (x, module._first_weight(x), *states)):
+    if any(t.dtype is torch.float64 for t in tensors):
         return None
     return torch.get_autocast_dtype(device)
 

@@ -18,6 +18,7 @@ from cellwright.cells import find_cell
 from cellwright.graph.cell import Cell, projected
 from cellwright.graph.interpret import Weights
 from cellwright.nn import checks
+from cellwright.nn.autocast import lowered_dtype
 from cellwright.nn.layout import Names, name_parameters, shapes
 
 __all__ = ["Recurrent", "States", "is_dense"]
@@ -308,15 +309,16 @@ class Recurrent(Module):
         batch_sizes: list[int] | None,
         *,
         asked: bool = False,
-        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run all layers over x (L, N, H_in), or packed (sum, H_in).
 
-        ``asked``: the one layer is known not to be ready for a call like this one. ``dtype``: what
-        the parameters are cast to, if they are.
+        ``asked``: the one layer is known not to be ready for a call like this one.
         """
+        given = (x, self._first_weight(x), *(states or ()))
+        plain = batch_sizes is None and not self.proj_size
+        lowered = lowered_dtype(self._lowered_on, given, plain=plain)
         if self.num_layers == 1:
-            return self._run_layer(0, x, states, batch_sizes, asked, dtype)
+            return self._run_layer(0, x, states, batch_sizes, asked, lowered)
         parts = [state.chunk(self.num_layers) for state in states or ()]
         finals: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
@@ -324,7 +326,7 @@ class Recurrent(Module):
                 # masks are drawn in the order of memory: time first gives the masks of torch
                 x = dropout(x.contiguous(), self.dropout, training=True)
             own = None if states is None else [part[layer] for part in parts]
-            x, final = self._run_layer(layer, x, own, batch_sizes, False, dtype)
+            x, final = self._run_layer(layer, x, own, batch_sizes, False, lowered)
             finals.append(final)
         return x, tuple(torch.cat(layers) for layers in zip(*finals, strict=True))
 
@@ -335,19 +337,16 @@ class Recurrent(Module):
         states: Sequence[Tensor] | None,
         batch_sizes: list[int] | None,
         asked: bool,
-        dtype: torch.dtype | None,
+        lowered: torch.dtype | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run a layer, the short way where one of the last calls was like this one."""
-        dense = batch_sizes is None and dtype is None and not is_compiling()
+        dense = batch_sizes is None and lowered is None and not is_compiling()
         if dense and not asked:
             done = self._again(layer, x, states or ())
             if done is not None:
                 return done
-        weights = self._weights(layer)
-        if dtype is not None:
-            weights = [w.to(dtype) for w in weights]
-        cell, units = self._whole_cell, self.hidden_size
-        made = operation.run_layer(cell, x, states, weights, batch_sizes, units)
+        weights, cell, units = self._weights(layer), self._whole_cell, self.hidden_size
+        made = operation.run_layer(cell, x, states, weights, batch_sizes, units, lowered)
         if dense:
             self._remember(layer, x, states or (), weights)
         return made

@@ -1,13 +1,10 @@
 """RNN, LSTM and GRU, in the place of torch.nn's."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, overload
 
 import torch
-from torch import Tensor
 
 from cellwright.cells import CELLS, gru, lstm
-from cellwright.nn.autocast import lowered_dtype
 from cellwright.nn.recurrent import Recurrent
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -19,22 +16,6 @@ class _Bundled(Recurrent):
     """A bundled cell, printed as torch prints it, and lowered by autocast where torch lowers it."""
 
     _lowered_on: ClassVar[frozenset[str]] = frozenset({"cuda"})
-
-    def _run(
-        self,
-        x: Tensor,
-        states: Sequence[Tensor] | None,
-        batch_sizes: list[int] | None,
-        *,
-        asked: bool = False,
-        dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        lower = lowered_dtype(self, x, states or (), packed=batch_sizes is not None)
-        if lower is None:
-            return super()._run(x, states, batch_sizes, asked=asked, dtype=dtype)
-        states = None if states is None else [state.to(lower) for state in states]
-        with torch.autocast(x.device.type, enabled=False):
-            return super()._run(x.to(lower), states, batch_sizes, asked=asked, dtype=lower)
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from their defaults."""
