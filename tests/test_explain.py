@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pack_sequence
 import cellwright
 import cellwright.nn as nn
 from cellwright import InterpreterWarning
-from cellwright.cpu.target import host
+from cellwright.cpu.machine.target import host
 
 
 def only(module, given):

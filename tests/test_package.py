@@ -37,6 +37,9 @@ STREET = [
 ]
 """Each part imports only what stands before it; ``cellwright`` itself is only imported by app."""
 
+CPU_STREET = ["machine", "vector", "amx", "walk", "products", "call"]
+"""The same within the CPU back end."""
+
 APP_STREET = [
     "errors",
     "lazy",
@@ -119,14 +122,16 @@ def test_the_street_is_one_way(name: str) -> None:
             assert STREET.index(other) <= STREET.index(part), f"{name} imports {imported}"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("cellwright.app.")])
-def test_the_application_is_a_street_of_its_own(name: str) -> None:
-    part = name.split(".")[2]
-    assert part in APP_STREET, f"{part}: give it a place in APP_STREET"
-    for imported in IMPORTS[name]:
-        if imported.startswith("cellwright.app."):
-            other = imported.split(".")[2]
-            assert APP_STREET.index(other) <= APP_STREET.index(part), f"{name} imports {imported}"
+@pytest.mark.parametrize(("part", "street"), [("cpu", CPU_STREET), ("app", APP_STREET)])
+def test_large_parts_are_streets_of_their_own(part: str, street: list[str]) -> None:
+    prefix = f"cellwright.{part}."
+    for name in (name for name in MODULES if name.startswith(prefix)):
+        place = name.split(".")[2]
+        assert place in street, f"{name}: give {place} a place in its street"
+        for imported in IMPORTS[name]:
+            if imported.startswith(prefix):
+                other = imported.split(".")[2]
+                assert street.index(other) <= street.index(place), f"{name} imports {imported}"
 
 
 def test_no_modules_import_each_other() -> None:

@@ -26,7 +26,7 @@ from cellwright.graph.trace import (
 )
 
 if _typing.TYPE_CHECKING:
-    from cellwright.cpu.memory import release_memory
+    from cellwright.cpu.machine.memory import release_memory
     from cellwright.explanation import explain
 
 __version__ = "0.1.0"
@@ -63,7 +63,7 @@ def __getattr__(name: str) -> object:
 
         return explain
     if name == "release_memory":
-        from cellwright.cpu.memory import release_memory  # noqa: PLC0415
+        from cellwright.cpu.machine.memory import release_memory  # noqa: PLC0415
 
         return release_memory
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,11 +12,11 @@ from cellwright.autograd.autocast import autocasts
 from cellwright.autograd.obstacle import HALF_NAMES, obstacle
 from cellwright.autograd.operation import autocast_tensors, plan_for, takes
 from cellwright.cpu.amx.unit import AMX_ROWS
-from cellwright.cpu.choice import ForwardWay, forward_way, share_of
-from cellwright.cpu.halves import reads_stored
-from cellwright.cpu.rates import amx_rate, matrix_rate, read_rate
-from cellwright.cpu.target import host
-from cellwright.cpu.walks import Layout
+from cellwright.cpu.call.choice import ForwardWay, forward_way, share_of
+from cellwright.cpu.call.halves import reads_stored
+from cellwright.cpu.call.rates import amx_rate, matrix_rate, read_rate
+from cellwright.cpu.call.walks import Layout
+from cellwright.cpu.machine.target import host
 from cellwright.errors import CompileError
 from cellwright.graph.interpret import Weights
 from cellwright.nn import Recurrent, checks
@@ -24,7 +24,7 @@ from cellwright.nn.recurrent import is_dense
 from cellwright.nn.sequence import SequenceModel
 
 if TYPE_CHECKING:
-    from cellwright.cpu.plan import Plan
+    from cellwright.cpu.call.plan import Plan
 
 __all__ = ["Explanation", "LayerExplanation", "explain"]
 

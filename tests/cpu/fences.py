@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cellwright.cpu import memory as package
+from cellwright.cpu.machine import memory as package
 
 __all__ = ["Fences", "bits", "extent"]
 

@@ -1,10 +1,10 @@
-"""A list of products, made by hand; see ``cellwright.cpu.product`` for what runs it."""
+"""A list of products, made by hand; see ``cellwright.cpu.products.product`` for what runs it."""
 
 from array import array
 
-from cellwright.cpu.product import HEADER
-from cellwright.cpu.target import DTYPES
-from cellwright.cpu.walks import products
+from cellwright.cpu.call.walks import products
+from cellwright.cpu.machine.target import DTYPES
+from cellwright.cpu.products.product import HEADER
 
 __all__ = ["ProductList"]
 

@@ -20,14 +20,14 @@ import cellwright
 import cellwright.nn as nn
 from cellwright.autograd.operation import run_layer
 from cellwright.cells import lstm
-from cellwright.cpu import backward, choice, forward, plan
 from cellwright.cpu.amx.planes import PLANES, SPLIT, weight_size
 from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, MATRIX, ROW_BLOCK
-from cellwright.cpu.library import library
-from cellwright.cpu.memory import release_memory
-from cellwright.cpu.simd import POINTER
-from cellwright.cpu.target import host
-from cellwright.cpu.walks import dense
+from cellwright.cpu.call import backward, choice, forward, plan
+from cellwright.cpu.call.library import library
+from cellwright.cpu.call.walks import dense
+from cellwright.cpu.machine.memory import release_memory
+from cellwright.cpu.machine.target import host
+from cellwright.cpu.vector.simd import POINTER
 
 pytestmark = pytest.mark.skipif(not host().has_amx("float32"), reason="this machine has no AMX")
 each_cell = pytest.mark.parametrize("cell", BUNDLED, ids=lambda c: c.name)

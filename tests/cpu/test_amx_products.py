@@ -13,10 +13,10 @@ from tests.cpu.test_memory import page_end
 from tests.cpu.test_product import multiply, runs_of
 from tests.tolerance import assert_close
 
-from cellwright.cpu.amx.product import AmxChunks
-from cellwright.cpu.product_chunks import Chunks
-from cellwright.cpu.product_job import depth_table
-from cellwright.cpu.target import host
+from cellwright.cpu.machine.target import host
+from cellwright.cpu.products.amx_product import AmxChunks
+from cellwright.cpu.products.chunks import Chunks
+from cellwright.cpu.products.job import depth_table
 
 ROWS = [127, 128, 130, 161, 257, 520, 1041]
 COLUMNS = [32, 48, 63, 64, 65, 100, 128, 129, 144, 159, 161, 200, 257, 513, 700]

@@ -12,12 +12,13 @@ from tests.tolerance import assert_close
 import cellwright
 import cellwright.nn as nn
 from cellwright.cells import gru, lstm
-from cellwright.cpu import choice, forward, jit, plan
-from cellwright.cpu.amx import projection
-from cellwright.cpu.amx.weight_panels import Room
-from cellwright.cpu.library import library
-from cellwright.cpu.target import host
-from cellwright.cpu.walks import dense
+from cellwright.cpu.call import choice, forward, plan
+from cellwright.cpu.call.library import library
+from cellwright.cpu.call.walks import dense
+from cellwright.cpu.machine import jit
+from cellwright.cpu.machine.target import host
+from cellwright.cpu.walk import amx_projection
+from cellwright.cpu.walk.amx_panels import Room
 from cellwright.graph.interpret import interpret_layer
 
 pytestmark = pytest.mark.skipif(not host().has_amx("float32"), reason="this machine has no AMX")
@@ -116,7 +117,7 @@ def test_numbers_near_the_smallest_count_again_afterwards():
 
 def project_by_amx_alone():
     """Have nothing check what AMX finds, and nothing else do its work."""
-    projection.all_finite = lambda *_: ir.Constant(ir.IntType(1), 1)
+    amx_projection.all_finite = lambda *_: ir.Constant(ir.IntType(1), 1)
     choice._projects_first = _can
     choice._projects_by_amx = forward.may_project_by_amx = lambda *_: True
     choice._reads_raw = choice.takes_amx = lambda *_: False

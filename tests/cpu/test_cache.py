@@ -15,12 +15,13 @@ from tests.cpu.processes import python
 
 from cellwright import CacheWarning
 from cellwright.cells import rnn_relu, rnn_tanh
-from cellwright.cpu import jit, plan
-from cellwright.cpu.target import host
+from cellwright.cpu.call import plan
+from cellwright.cpu.machine import jit
+from cellwright.cpu.machine.target import host
 from cellwright.errors import CompileError
 
 SHOW = """
-from cellwright.cpu import jit
+from cellwright.cpu.machine import jit
 compare(make(rnn_tanh, directions=2))
 print(len(jit._loaded), sum(code.compiled for code in jit._loaded.values()))
 """

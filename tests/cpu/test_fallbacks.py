@@ -16,7 +16,8 @@ from cellwright.autograd.obstacle import obstacle
 from cellwright.autograd.operation import run_layer
 from cellwright.autograd.repeat import repeat
 from cellwright.cells import gru, lstm, rnn_tanh
-from cellwright.cpu import jit, plan, target
+from cellwright.cpu.call import plan
+from cellwright.cpu.machine import jit, target
 from cellwright.graph.interpret import interpret_layer
 
 LEVELS = [name for name, (_, _, needs) in target._LEVELS.items() if name != target.host().name]
@@ -138,7 +139,7 @@ def test_other_instruction_sets(level):
     code = """
 import cellwright.nn as nn
 from cellwright import CompileError
-from cellwright.cpu.target import host
+from cellwright.cpu.machine.target import host
 try:
     print(host().name)
 except CompileError:

@@ -15,10 +15,10 @@ import cellwright.nn as nn
 from cellwright.autograd.obstacle import HALF_NAMES
 from cellwright.autograd.operation import plan_for
 from cellwright.cells import gru, lstm, rnn_tanh
-from cellwright.cpu import choice, halves, plan
-from cellwright.cpu.library import library
-from cellwright.cpu.target import Target, host
-from cellwright.cpu.team import WALK
+from cellwright.cpu.call import choice, halves, plan
+from cellwright.cpu.call.library import library
+from cellwright.cpu.call.team import WALK
+from cellwright.cpu.machine.target import Target, host
 from cellwright.graph.interpret import interpret_layer
 
 pytestmark = pytest.mark.skipif(not host().halves("float32"), reason="no kernels read halves here")

@@ -8,7 +8,7 @@ import torch
 from tests.tolerance import assert_close
 
 import cellwright.nn as nn
-from cellwright.cpu.walks import dense
+from cellwright.cpu.call.walks import dense
 
 
 def test_prepared_calls_keep_the_bounds_that_they_point_to():

@@ -17,7 +17,8 @@ from tests.cpu.test_agreement import VIEWS
 import cellwright
 import cellwright.nn as nn
 from cellwright.cells import gru, lstm
-from cellwright.cpu import backward, choice, memory, plan
+from cellwright.cpu.call import backward, choice, plan
+from cellwright.cpu.machine import memory
 
 FENCED = ["time first", "two rows, both ways", "one step of one row", "one row", "many rows"]
 FENCED += ["zeros, both ways", "batch first, both ways", "packed, both ways", "no bias"]
@@ -310,7 +311,7 @@ def test_no_more_is_lent_than_so_much(lent, monkeypatch):
 
 def test_large_memory_of_weights_stays_after_calls_without_gradients_alone(monkeypatch):
     spares = memory.Spares("float32")
-    monkeypatch.setattr("cellwright.cpu.walks.spares", lambda _: spares)
+    monkeypatch.setattr("cellwright.cpu.call.walks.spares", lambda _: spares)
     plan.plan_of.cache_clear()
     small, large = (spares.shelf(size // 4, large=True) for size, _ in memory._SHELVES)
     module, x = nn.RNN(3, 1104), torch.randn(30, 5, 3)
@@ -327,7 +328,7 @@ def test_large_memory_of_weights_stays_after_calls_without_gradients_alone(monke
 
 def test_longer_packed_sequences_find_room_of_their_size(monkeypatch):
     spares = memory.Spares("float32")
-    monkeypatch.setattr("cellwright.cpu.walks.spares", lambda _: spares)
+    monkeypatch.setattr("cellwright.cpu.call.walks.spares", lambda _: spares)
     monkeypatch.setattr(choice, "_projects_first", lambda *_: True)
     plan.plan_of.cache_clear()
     with torch.no_grad():

@@ -12,7 +12,9 @@ from tests.cpu.cells import CELLS
 
 from cellwright.autograd.operation import run_layer
 from cellwright.cells import gru, lstm, rnn_tanh
-from cellwright.cpu import jit, plan, vecmath
+from cellwright.cpu.call import plan
+from cellwright.cpu.machine import jit
+from cellwright.cpu.vector import vecmath
 from cellwright.graph import derive, schedule
 from cellwright.graph.cell import PROJECTION
 from cellwright.graph.expr import Expr, leaf, node, substitute

@@ -10,10 +10,10 @@ from tests.tolerance import assert_close
 
 from cellwright import cell, sigmoid, tanh
 from cellwright.cells import gru, lstm
-from cellwright.cpu import backward_products, plan
-from cellwright.cpu.amx.product import pair_pays
-from cellwright.cpu.product_job import NONE, depth_table
-from cellwright.cpu.target import host
+from cellwright.cpu.call import backward_products, plan
+from cellwright.cpu.machine.target import host
+from cellwright.cpu.products.amx_product import pair_pays
+from cellwright.cpu.products.job import NONE, depth_table
 
 pytestmark = pytest.mark.skipif(not host().has_amx("float32"), reason="this machine has no AMX")
 

@@ -6,8 +6,8 @@ from tests.cpu.agreement import compare, make, results
 from tests.cpu.cells import CELLS
 
 from cellwright.cells import lstm
-from cellwright.cpu import backward_products, plan
-from cellwright.cpu.backward_products import BackwardProducts
+from cellwright.cpu.call import backward_products, plan
+from cellwright.cpu.call.backward_products import BackwardProducts
 
 FORMS = {
     "time first": {},

@@ -7,7 +7,7 @@ import torch
 from tests.cpu.product_list import ProductList
 from tests.tolerance import assert_close
 
-from cellwright.cpu.product_job import depth_table
+from cellwright.cpu.products.job import depth_table
 
 SIZES = [1, 3, 16, 17, 64, 65, 130, 300]
 DEPTHS = [0, 1, 2, 15, 16, 17, 127, 128, 129, 300]

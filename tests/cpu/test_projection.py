@@ -9,8 +9,8 @@ from tests.tolerance import assert_close
 from torch.autograd import gradcheck
 
 from cellwright.cells import lstm
-from cellwright.cpu import choice, plan
-from cellwright.cpu.walks import dense
+from cellwright.cpu.call import choice, plan
+from cellwright.cpu.call.walks import dense
 from cellwright.graph.accumulate import accumulate
 from cellwright.graph.cell import projected
 

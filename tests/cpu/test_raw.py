@@ -11,12 +11,13 @@ from tests.cpu.test_threads import everything, layout_of, same
 from tests.tolerance import assert_close
 
 from cellwright.cells import gru, lstm, rnn_tanh
-from cellwright.cpu import backward, choice, forward, memory, plan
-from cellwright.cpu.dot import held_vectors
-from cellwright.cpu.frame import ROW_DOT
-from cellwright.cpu.library import library
-from cellwright.cpu.target import host, own_cache
-from cellwright.cpu.walks import dense
+from cellwright.cpu.call import backward, choice, forward, plan
+from cellwright.cpu.call.library import library
+from cellwright.cpu.call.walks import dense
+from cellwright.cpu.machine import memory
+from cellwright.cpu.machine.target import host, own_cache
+from cellwright.cpu.vector.dot import held_vectors
+from cellwright.cpu.walk.frame import ROW_DOT
 
 FEW = [form for form in FORMS if layout_of(make(**FORMS[form])).batch <= host().dot_rows]
 SPECIAL = (torch.inf, -torch.inf, torch.nan)

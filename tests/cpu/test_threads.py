@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import cellwright.nn as nn
 from cellwright.cells import gru, lstm, rnn_tanh
-from cellwright.cpu import backward, choice, forward, plan
-from cellwright.cpu.team import Team
-from cellwright.cpu.walks import Layout, dense
+from cellwright.cpu.call import backward, choice, forward, plan
+from cellwright.cpu.call.team import Team
+from cellwright.cpu.call.walks import Layout, dense
 
 BIG = {"steps": 12, "batch": 37, "directions": 2}
 """Enough work that a call is shared out over the team."""

@@ -24,7 +24,7 @@ from tests.cpu.fences import bits
 
 import cellwright as cw
 from cellwright.autograd.operation import run_layer
-from cellwright.cpu.target import host
+from cellwright.cpu.machine.target import host
 from cellwright.graph.interpret import Weights
 
 INF, NAN = torch.inf, torch.nan

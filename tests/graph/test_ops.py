@@ -20,7 +20,9 @@ def test_every_operation_is_derived_interpreted_and_emitted() -> None:
     assert set(MEANINGS) == set(ELEMENTWISE)
     assert set(TEMPLATES) == set(ELEMENTWISE)
     if importlib.util.find_spec("cellwright.cpu") is not None:  # the machine code's own table
-        assert set(importlib.import_module("cellwright.cpu.vecmath").EMITTERS) == set(ELEMENTWISE)
+        assert set(importlib.import_module("cellwright.cpu.vector.vecmath").EMITTERS) == set(
+            ELEMENTWISE
+        )
     assert not set(LEAVES) & set(ELEMENTWISE)
 
 

@@ -18,7 +18,7 @@ from torch.nn.functional import dropout
 
 import cellwright.nn as nn
 from cellwright.autograd import guard, operation
-from cellwright.cpu import forward
+from cellwright.cpu.call import forward
 
 
 @pytest.mark.parametrize("kind", KINDS)

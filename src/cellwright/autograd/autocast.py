@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cellwright.cpu.plan import plan_of
+from cellwright.cpu.call.plan import plan_of
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Form, Weights, interpret_layer
 

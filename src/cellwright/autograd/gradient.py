@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from cellwright.autograd.obstacle import DTYPE_NAMES, backward_obstacle, functorch_level
-from cellwright.cpu.backward import BackwardCall, backward_call
-from cellwright.cpu.forward import no_gaps
-from cellwright.cpu.memory import lacks_memory
-from cellwright.cpu.plan import Plan, Rows
+from cellwright.cpu.call.backward import BackwardCall, backward_call
+from cellwright.cpu.call.forward import no_gaps
+from cellwright.cpu.call.plan import Plan, Rows
+from cellwright.cpu.machine.memory import lacks_memory
 from cellwright.errors import InterpreterWarning
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Form, Weights, interpret_layer

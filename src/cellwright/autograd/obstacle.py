@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cellwright.cpu.memory import lacks_memory
-from cellwright.cpu.target import DTYPES, HALVES
+from cellwright.cpu.machine.memory import lacks_memory
+from cellwright.cpu.machine.target import DTYPES, HALVES
 from cellwright.graph.interpret import Weights
 
 __all__ = [

@@ -18,11 +18,11 @@ from cellwright.autograd.gradient import (
     without_gaps,
 )
 from cellwright.autograd.obstacle import DTYPE_NAMES, HALF_NAMES, obstacle
-from cellwright.cpu.forward import ForwardCall, forward_call
-from cellwright.cpu.halves import HalfCall, half_call
-from cellwright.cpu.plan import Plan, Rows, plan_of
-from cellwright.cpu.target import host
-from cellwright.cpu.walks import Layout, dense, packed
+from cellwright.cpu.call.forward import ForwardCall, forward_call
+from cellwright.cpu.call.halves import HalfCall, half_call
+from cellwright.cpu.call.plan import Plan, Rows, plan_of
+from cellwright.cpu.call.walks import Layout, dense, packed
+from cellwright.cpu.machine.target import host
 from cellwright.errors import CompileError
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights, interpret_layer

@@ -27,11 +27,11 @@ from cellwright.autograd.operation import (
     plan_for,
     takes,
 )
-from cellwright.cpu.backward import BackwardCall
-from cellwright.cpu.forward import no_gaps
-from cellwright.cpu.plan import Rows
-from cellwright.cpu.team import Team
-from cellwright.cpu.walks import dense
+from cellwright.cpu.call.backward import BackwardCall
+from cellwright.cpu.call.forward import no_gaps
+from cellwright.cpu.call.plan import Rows
+from cellwright.cpu.call.team import Team
+from cellwright.cpu.call.walks import dense
 from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights
 

@@ -3,8 +3,8 @@
 Each elementwise operation has one entry here with its arity, its meaning on numbers and how it is
 printed; its derivative stands in :mod:`cellwright.graph.derive`, its meaning on tensors in
 :mod:`cellwright.graph.interpret`, its MathML in :mod:`cellwright.printing.mathml` and its machine
-code in :mod:`cellwright.cpu.vecmath`. A test holds the tables against each other, so an operation
-cannot be half added.
+code in :mod:`cellwright.cpu.vector.vecmath`. A test holds the tables against each other, so an
+operation cannot be half added.
 """
 
 import math

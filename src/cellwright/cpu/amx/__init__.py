@@ -1,1 +1,1 @@
-"""Products by AMX: the unit, planes of bfloat16, a walk's blocks, products over all steps."""
+"""Products by Intel's matrix unit: the unit, planes of bfloat16, panels of them."""

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 from cellwright.cpu.amx.planes import finite_parts, paired, put_planes
 from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, WEIGHT_PLANES
-from cellwright.cpu.pack import transposed
-from cellwright.cpu.simd import I64, POINTER, Simd, Value
+from cellwright.cpu.vector.pack import transposed
+from cellwright.cpu.vector.simd import I64, POINTER, Simd, Value
 
 __all__ = [
     "HALVES",

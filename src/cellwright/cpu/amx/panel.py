@@ -18,7 +18,7 @@ import llvmlite.ir as ir
 
 from cellwright.cpu.amx.lines import PANEL_LINES, PART, PARTS, TILE_PAGE
 from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, WEIGHT_PLANES, Unit
-from cellwright.cpu.simd import I64, POINTER, Simd, Value
+from cellwright.cpu.vector.simd import I64, POINTER, Simd, Value
 
 __all__ = ["PANEL", "PANEL_SUMS", "all_finite", "emit_panel", "ends_half", "panels_of"]
 

@@ -1,11 +1,11 @@
 """Rows that lie anywhere, turned into a panel's depths, and a panel's results, turned into rows.
 
-A panel has up to 32 rows; see ``cellwright.cpu.amx.projection``.
+A panel has up to 32 rows; see ``cellwright.cpu.walk.amx_projection``.
 """
 
 from cellwright.cpu.amx.lines import PANEL_LINES
-from cellwright.cpu.pack import transposed
-from cellwright.cpu.simd import I64, POINTER, Simd, Value
+from cellwright.cpu.vector.pack import transposed
+from cellwright.cpu.vector.simd import I64, POINTER, Simd, Value
 
 __all__ = ["GATHER", "SCATTER", "emit_gather", "emit_scatter"]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import llvmlite.ir as ir
 
 from cellwright.cpu.amx.unit import AMX_DEPTH, AMX_ROWS, PLANE, ROW_BLOCK, WEIGHT_PLANES, emit_busy
-from cellwright.cpu.pack import TRANSPOSE
-from cellwright.cpu.simd import I32, I64, POINTER, Simd, Value
+from cellwright.cpu.vector.pack import TRANSPOSE
+from cellwright.cpu.vector.simd import I32, I64, POINTER, Simd, Value
 
 __all__ = [
     "PLANES",

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 import llvmlite.ir as ir
 
-from cellwright.cpu.simd import I64, POINTER, Simd, Value
+from cellwright.cpu.vector.simd import I64, POINTER, Simd, Value
 
 __all__ = [
     "AMX_DEPTH",

@@ -1,0 +1,1 @@
+"""Emitters of vector code: a small language for it, elementwise functions, products."""
