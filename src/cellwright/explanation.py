@@ -12,7 +12,7 @@ from cellwright.autograd.autocast import autocasts
 from cellwright.autograd.obstacle import HALF_NAMES, obstacle
 from cellwright.autograd.operation import autocast_tensors, plan_for, takes
 from cellwright.cpu.amx.unit import AMX_ROWS
-from cellwright.cpu.call.choice import ForwardWay, forward_way, share_of
+from cellwright.cpu.call.choice import ForwardWay, forward_way, share_of, takes_pairs
 from cellwright.cpu.call.halves import reads_stored
 from cellwright.cpu.call.rates import amx_rate, matrix_rate, read_rate
 from cellwright.cpu.call.walks import Layout
@@ -179,12 +179,16 @@ def _kernel(
     plan: "Plan", number: int, layout: Layout, x: Tensor, parameters: Sequence[Weights]
 ) -> LayerExplanation:
     target, share, directions = host(), share_of(plan, layout), len(parameters)
-    way, half = forward_way(plan, layout), HALF_NAMES.get(x.dtype)
+    way, half = forward_way(plan, layout), HALF_NAMES.get(x.dtype, "")
+    stored = takes(plan, x, None, parameters)
+    pairs = stored and takes_pairs(plan, layout, half)
+    if pairs:
+        way = way._replace(raw_walk=False)
     level = "amx" if way.amx else target.vector_name
     numbers = f"{plan.dtype} for {half}" if half else plan.dtype
-    # weights that are read as they lie are read as they are stored
+    # weights that are read as they lie are read as they are stored, and so are those of pairs
     lies = (way.raw or way.raw_walk) and reads_stored(way)
-    item = x.itemsize if lies and takes(plan, x, None, parameters) else plan.item
+    item = x.itemsize if pairs or (lies and stored) else plan.item
     once = plan.input_work * item if way.ahead else 0
     weights = plan.amx_need["forward"].planes if way.amx else plan.work * item
     operations = 2 * layout.rows * plan.work * directions
@@ -194,13 +198,13 @@ def _kernel(
     elif way.amx_ahead:
         by_amx = operations * plan.input_work // plan.work
     seconds = by_amx / amx_rate() if by_amx else 0.0
-    seconds += (operations - by_amx) / matrix_rate(plan.dtype)
+    seconds += (operations - by_amx) / (matrix_rate(plan.dtype) * (1 + pairs))
     read = ((weights - once) * layout.steps + once) * directions
     # over and over again it reads those alone that are not multiplied ahead
     rate = read_rate(max(_SMALLEST, weights - once)) * (share.threads if share.by_units else 1)
     return LayerExplanation(
         layer=number,
-        kernel=f"{plan.cell.name}_forward ({level}, {numbers})",
+        kernel=f"{plan.cell.name}_forward ({level}, {f'{half} in pairs' if pairs else numbers})",
         cause="",
         tile=(2 * AMX_ROWS, 2 * AMX_ROWS) if way.amx else (target.rows, target.block(plan.dtype)),
         threads=share.threads,

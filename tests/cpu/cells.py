@@ -4,7 +4,8 @@ import cellwright as cw
 from cellwright.cells import gru, lstm, rnn_relu, rnn_tanh
 from cellwright.graph.trace import Symbol
 
-__all__ = ["BUNDLED", "CELLS", "COPYING", "NARROW", "SQUARE", "WRITTEN"]
+__all__ = ["BUNDLED", "CELLS", "COPYING", "NARROW", "SQUARE", "WRITTEN", "bare", "coupled"]
+__all__ += ["highway", "mgu", "peephole", "projects_c", "reset_before", "two_stages"]
 
 Pair = tuple[Symbol, Symbol]
 

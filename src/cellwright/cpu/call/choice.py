@@ -22,6 +22,7 @@ __all__ = [
     "reads_far",
     "share_of",
     "takes_amx",
+    "takes_pairs",
     "walks_raw",
 ]
 
@@ -280,6 +281,17 @@ def _reads_raw(plan: Plan, layout: Layout, raw_walk: bool) -> bool:
     wide = plan.inputs >= max(_WIDE_INPUT, _MORE_INPUT * plan.units)
     narrow = wide and plan.units <= _NARROW * host().lanes(plan.dtype)
     return narrow or layout.rows <= least or passes <= most
+
+
+def takes_pairs(plan: Plan, layout: Layout, half: str) -> bool:
+    """Whether a call in half precision multiplies its numbers in pairs, as they are stored.
+
+    Where calls read weights as they lie, dots widen them, and AMX takes those of float32.
+    """
+    if half != host().pairs(plan.dtype) or plan.paired_program is None or not layout.rows:
+        return False
+    way = forward_way(plan, layout)
+    return not (way.raw or way.amx or way.amx_ahead)
 
 
 def reads_far(plan: Plan, layout: Layout, way: ForwardWay) -> bool:

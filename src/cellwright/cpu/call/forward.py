@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from torch import Tensor
 
 from cellwright.cpu.call.choice import (
+    ForwardWay,
     Way,
     forward_way,
     may_project_by_amx,
@@ -23,13 +24,14 @@ from cellwright.cpu.call.choice import (
 )
 from cellwright.cpu.call.plan import CONSTANTS, ByLengths, Plan, Rows
 from cellwright.cpu.call.team import Team
-from cellwright.cpu.call.walks import Distances, Places
+from cellwright.cpu.call.walks import Distances, Layout, Places, Walk
 from cellwright.cpu.machine.memory import Blanks, Shelf, Strided, contiguous, lacks_memory
 from cellwright.cpu.machine.target import LINE
 from cellwright.cpu.walk.frame import ADDRESSES, INPUT_PLANES, LAYOUT, PACKED, RAW, SPLIT, TURN
 
 __all__ = [
     "ForwardCall",
+    "Made",
     "check_memory",
     "forward_call",
     "no_gaps",
@@ -76,7 +78,7 @@ def start_lines(plan: Plan, addresses: Sequence[int], directions: int) -> bool:
     return all(addresses[number] % LINE == 0 for number in numbers)
 
 
-class _Made(NamedTuple):
+class Made(NamedTuple):
     """What a call makes: its form, the buffer's name, and of which direction; 0 too for all."""
 
     form: Strided
@@ -96,16 +98,17 @@ class ForwardCall:
 
     def __init__(self, plan: Plan, rows: Rows, directions: int, keep: bool, half: str = "") -> None:
         layout = self.layout = rows.layout  # the structs have the address of its bounds
-        self.plan, self.rows, self.walk = plan, rows, plan.forward_walk
+        self.plan, self.rows = plan, rows
         self.packed = layout.counts is not None
         self.directions = range(directions)
         self.width = plan.accumulators
-        self.keep, self.share, way = keep, share_of(plan, layout), forward_way(plan, layout)
+        self.keep, self.share = keep, share_of(plan, layout)
+        self.walk, way, self.far = self._ways(layout)
         self.raw, self.amx, self.ahead, self.amx_ahead, self.raw_walk = way
         # early, so that nothing is left to compile for other lengths
         if may_project_by_amx(plan):
             self.walk.need_projection()
-        self.half, self.far = half, reads_far(plan, layout, way)
+        self.half = half
         made = self._made(rows)
         kept = directions * (len(plan.ends) + len(plan.step.expressions)) if keep else 0
         self.kept = slice(1 + len(plan.ends), 1 + len(plan.ends) + kept)
@@ -123,6 +126,11 @@ class ForwardCall:
         # of weights that lie: the last call left those in the caches that it read last
         self.turn = 0
 
+    def _ways(self, layout: Layout) -> tuple[Walk, ForwardWay, bool]:
+        """Return the walk, how it takes products, whether it reads weights from far away."""
+        way = forward_way(self.plan, layout)
+        return self.plan.forward_walk, way, reads_far(self.plan, layout, way)
+
     def _shelf(self, room: int) -> Shelf:
         return self.walk.spares.shelf(room, large=not self.keep)
 
@@ -136,7 +144,7 @@ class ForwardCall:
         threads = self.share.threads
         return [array("q", rows.layout.fields(d == 1, threads)) for d in self.directions]
 
-    def _made(self, rows: Rows) -> list[_Made]:
+    def _made(self, rows: Rows) -> list[Made]:
         """Return what is made anew on each call.
 
         The output, the final states; what is kept of each direction: the accumulators, then the
@@ -144,12 +152,12 @@ class ForwardCall:
         """
         plan, D = self.plan, len(self.directions)
         N, count = rows.layout.batch, rows.layout.rows
-        made = [_Made(rows.form(D * plan.outputs), plan.ends[0][0])]
-        made += [_Made(contiguous(D, N, plan.width(state)), end) for state, _, end in plan.ends]
+        made = [Made(rows.form(D * plan.outputs), plan.ends[0][0])]
+        made += [Made(contiguous(D, N, plan.width(state)), end) for state, _, end in plan.ends]
         each = [*plan.cell.states[1:], *(f"e{j}" for j in range(len(plan.step.expressions)))]
         for d in self.directions if self.keep else ():
-            made.append(_Made(contiguous(count, self.width), "a", d))
-            made += [_Made(contiguous(count, plan.units), name, d) for name in each]
+            made.append(Made(contiguous(count, self.width), "a", d))
+            made += [Made(contiguous(count, plan.units), name, d) for name in each]
         return made
 
     def _hidden(self) -> tuple[dict[str, int], int, int]:
@@ -181,11 +189,20 @@ class ForwardCall:
         starts |= dict(zip(each, within, strict=False))
         return starts, ends[-1], within[-1] - ends[-1]
 
-    def _places(self, made: list[_Made], stated: bool) -> Places:
+    def _places(self, made: list[Made], stated: bool) -> Places:
         """Say for each name which of the addresses of a call it is at, and how far from there.
 
+        They are those that ``_addresses`` names, then the hidden memory.
+        """
+        hidden = [(name, d, on) for name, on in self.hidden.items() for d in self.directions]
+        names = enumerate([*self._addresses(made, stated), hidden])
+        return {(name, d): (k, on) for k, owners in names for name, d, on in owners}
+
+    def _addresses(self, made: list[Made], stated: bool) -> list[list[tuple[str, int, int]]]:
+        """Return for each address the names that it is of, each's direction and how far from there.
+
         They are the plan's constants, then those of x, the parameters, the initial states if
-        ``stated``, what is made, the hidden memory.
+        ``stated``, what is made.
         """
         plan, states, D = self.plan, slice(self.kept.start), self.directions
         jumps = {plan.ends[0][0]: plan.outputs}
@@ -193,16 +210,14 @@ class ForwardCall:
             jumps |= dict.fromkeys(ends, self.layout.batch * plan.width(state))
         shared = [start for _, start, _ in plan.ends] if stated else []
         shared += [one.name for one in made[states]]
-        names: list[list[tuple[str, int, int]]] = [
+        return [
             *([(name, d, 0) for d in D] for name in (*CONSTANTS, "x")),
             *([(f"{kind}.{name}", d, 0)] for d in D for kind, name in plan.parameters),
             *([(name, d, d * jumps[name]) for d in D] for name in shared),
             *([(one.name, one.direction, 0)] for one in made[self.kept]),
-            [(name, d, on) for name, on in self.hidden.items() for d in D],
         ]
-        return {(name, d): (k, on) for k, owners in enumerate(names) for name, d, on in owners}
 
-    def _structs(self, made: list[_Made], stated: bool) -> list["array[int]"]:
+    def _structs(self, made: list[Made], stated: bool) -> list["array[int]"]:
         """Return each direction's struct, without what differs from call to call."""
         places, distances = self._places(made, stated), self._distances()
         return [self._struct(places, distances, d) for d in self.directions]
@@ -210,16 +225,15 @@ class ForwardCall:
     def _struct(self, places: Places, distances: dict[str, Distances], d: int) -> "array[int]":
         """Return a direction's struct; give a place to what it has none of its own for."""
         plan, walk = self.plan, self.walk
-        stand_ins = {start: "zeros" for _, start, _ in plan.ends} | {"a": "dump", "b": "zeros"}
-        for name, stand_in in stand_ins.items():
+        for name, stand_in in self._stand_ins().items():
             if (name, d) not in places:
                 places[name, d], distances[name] = places[stand_in, d], (0, 0)
-        for carried, _, final in plan.ends[1:]:  # carried along in place, where not kept
+        for carried, _, final in plan.ends:  # carried along in place, where not kept
             places.setdefault((carried, d), places[final, d])
         # where weights are read as they lie, tiles start from the biases: not to be added again
         ahead = "a" if self.ahead else "b"
         places["gx", d], distances["gx"] = places[ahead, d], distances[ahead]
-        widths = plan.matrix_widths(walk.matrices)
+        widths = self._widths()
         threads = self.share.threads
         return walk.struct(
             self.layout,
@@ -233,6 +247,14 @@ class ForwardCall:
             far=self.far,
             half=self.half,
         )
+
+    def _stand_ins(self) -> dict[str, str]:
+        """Say which constant stands in for what has no place of its own."""
+        return {start: "zeros" for _, start, _ in self.plan.ends} | {"a": "dump", "b": "zeros"}
+
+    def _widths(self) -> dict[str, int]:
+        """Return the elements of a row of each matrix."""
+        return self.plan.matrix_widths(self.walk.matrices)
 
     def _distances(self) -> dict[str, Distances]:
         """Return how far apart the rows of each buffer are."""

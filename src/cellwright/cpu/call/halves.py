@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from cellwright.cpu.call.choice import ForwardWay, forward_way
+from cellwright.cpu.call.choice import ForwardWay, forward_way, takes_pairs
 from cellwright.cpu.call.forward import ForwardCall, check_memory, prepared, shared_kind
 from cellwright.cpu.call.library import library
+from cellwright.cpu.call.pairs import PairedCall
 from cellwright.cpu.call.plan import ByLengths, Plan, Rows
 from cellwright.cpu.call.team import WALK
 from cellwright.cpu.machine.memory import Blanks, Shelf, contiguous
@@ -33,7 +34,10 @@ def reads_stored(way: ForwardWay) -> bool:
 
 
 class _Copies(NamedTuple):
-    """What has a copy in float32: some of the tensors that are given, then all that are made."""
+    """What has a copy in float32: some tensors that are given, then what is made.
+
+    Where numbers are multiplied in pairs, that leaves the output out, which comes first.
+    """
 
     given: list[int]  # which
     sizes: list[int]  # their elements
@@ -55,14 +59,22 @@ class HalfCall:
 
     def __init__(self, plan: Plan, rows: Rows, directions: int, half: str) -> None:
         self.plan, self.directions, self.half = plan, directions, half
-        self.stored = reads_stored(forward_way(plan, rows.layout))
-        self.inner = ForwardCall(plan, rows, directions, False, half if self.stored else "")
+        self.pairs = takes_pairs(plan, rows.layout, half)
+        self.stored = self.pairs or reads_stored(forward_way(plan, rows.layout))
+        self.inner = self._inner(rows)
         functions = library(plan.dtype)
         functions.need_half(half)
         self.widen = WALK(functions.address(f"widen_{half}"))
         self.narrow = WALK(functions.address(f"narrow_{half}"))
         self.by_lengths = ByLengths(self._with_lengths)
         self.made = self.by_lengths(rows)
+
+    def _inner(self, rows: Rows) -> ForwardCall:
+        """Return the call that this one makes copies for."""
+        if self.pairs:
+            return PairedCall(self.plan, rows, self.directions, False)
+        half = self.half if self.stored else ""
+        return ForwardCall(self.plan, rows, self.directions, False, half)
 
     def _with_lengths(self, rows: Rows) -> tuple[Blanks, list[_Copies]]:
         """Return what makes the results, and what has copies, without initial states and with."""
@@ -78,8 +90,9 @@ class HalfCall:
         each = [
             prod(shape) * (kind != "weight" or not self.stored) for (kind, _), shape in parameters
         ]
-        sizes = [rows.layout.rows * plan.inputs, *each * self.directions]
+        sizes = [rows.layout.rows * plan.inputs * (not self.pairs), *each * self.directions]
         sizes += made_sizes[1:] * stated
+        made_sizes = made_sizes[self.pairs :]
         given = [k for k, size in enumerate(sizes) if size]
         sizes = [sizes[k] for k in given]
         line = LINE // plan.item
@@ -104,8 +117,12 @@ class HalfCall:
         for k, address in zip(copies.given, wide, strict=False):
             addresses[k] = address
         *rounded, own = wide[len(copies.given) :]
-        self.inner.run([*addresses, *rounded], stated, rows, own)
-        _convert(self.narrow, rounded, map(_address, made), copies.made_sizes)
+        results = [*map(_address, made)]
+        addresses += [*results[: self.pairs], *rounded]
+        if self.pairs and stated:
+            addresses.append(_address(given[-len(self.plan.ends)]))
+        self.inner.run(addresses, stated, rows, own)
+        _convert(self.narrow, rounded, results[self.pairs :], copies.made_sizes)
         copies.shelf.put_back(memory)
         return made[0], tuple(made[1:]), []
 

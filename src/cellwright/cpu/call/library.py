@@ -20,6 +20,7 @@ from cellwright.cpu.vector.functions import (
     dot_names,
     half_names,
     library_names,
+    pair_names,
     tile_names,
 )
 from cellwright.cpu.vector.pack import PACK, TRANSPOSE, emit_pack, emit_transpose
@@ -58,6 +59,14 @@ def _emit_tiles(target: Target, dtype: str, vectors: int) -> ir.Module:
     for groups in (1, 2) if target.has_amx(dtype) else ():
         name = f"matrix_{groups}_{vectors}"
         emit_matrix(Simd(module, name, MATRIX, target, dtype), groups, vectors)
+    return module
+
+
+def _emit_pair_tiles(target: Target, dtype: str, vectors: int) -> ir.Module:
+    """Emit the tiles of pairs of so many vectors of units."""
+    module = ir.Module(f"pairs_{target.name}_{dtype}_{vectors}")
+    for r, name in enumerate(pair_names(target, vectors), 1):
+        emit_tile(Simd(module, name, TILE, target, dtype), r, vectors, pairs=True)
     return module
 
 
@@ -122,15 +131,20 @@ class Library:
         """The address of the table of functions."""
         return self._table.buffer_info()[0]
 
-    def need(self, units: Collection[int]) -> None:
-        """Load the tiles that kernels of so many units have: whole blocks, and what is left."""
+    def need(self, units: Collection[int], *, pairs: bool = False) -> None:
+        """Load the tiles that kernels of so many units have: whole blocks, and what is left.
+
+        ``pairs``: those of pairs of bfloat16.
+        """
         target = host()
         block, lanes = target.block(self.dtype), target.lanes(self.dtype)
         widths = {-(-(count % block) // lanes) for count in units}
         widths |= {target.vectors for count in units if count >= block}
         for v in widths - {0}:
-            names = tile_names(target, self.dtype, v)
-            self._load(f"tiles {v}", names, partial(_emit_tiles, target, self.dtype, v))
+            names = pair_names(target, v) if pairs else tile_names(target, self.dtype, v)
+            emit = _emit_pair_tiles if pairs else _emit_tiles
+            part = f"{'pairs' if pairs else 'tiles'} {v}"
+            self._load(part, names, partial(emit, target, self.dtype, v))
 
     def need_panels(self) -> None:
         """Load what products of many steps at once have for themselves."""

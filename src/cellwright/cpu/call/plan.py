@@ -13,6 +13,7 @@ from cellwright.cpu.call.walks import Layout, Walk
 from cellwright.cpu.machine.memory import Strided, contiguous
 from cellwright.cpu.machine.target import DTYPES, host
 from cellwright.cpu.walk.amx_arrangement import AmxNeed, amx_need
+from cellwright.cpu.walk.pairs import paired
 from cellwright.graph.accumulate import Step, accumulate
 from cellwright.graph.cell import INPUT, PROJECTION, Cell, apart
 from cellwright.graph.expr import Expr
@@ -178,6 +179,21 @@ class Plan:
             CompileError: it cannot be compiled on this machine.
         """
         return Walk(self.forward_program, self.dtype)
+
+    @cached_property
+    def paired_program(self) -> Program | None:
+        """The schedule of the forward walk over pairs of bfloat16, where there is one."""
+        return None if self.step.narrow else paired(self.forward_program, self.cell.states[0])
+
+    @cached_property
+    def paired_walk(self) -> Walk:
+        """The compiled forward walk over pairs.
+
+        Raises:
+            CompileError: it cannot be compiled on this machine.
+        """
+        assert self.paired_program is not None, "this layer has none"
+        return Walk(self.paired_program, self.dtype)
 
     @cached_property
     def backward_walk(self) -> Walk:

@@ -40,6 +40,7 @@ from cellwright.cpu.walk.frame import (
     WEIGHT_BYTES,
     matrices,
 )
+from cellwright.cpu.walk.pairs import is_paired
 from cellwright.cpu.walk.parts import packed_size
 from cellwright.cpu.walk.walk import emit_walk
 from cellwright.graph.schedule import Program
@@ -214,7 +215,8 @@ class Walk:
         self._call = WALK(both)
         self._library = library(dtype)
         stages = program.stages
-        self._library.need([stage.units for stage in stages])
+        pairs = any(is_paired(b.name) for b in program.buffers)
+        self._library.need([stage.units for stage in stages], pairs=pairs)
         self.names = [b.name for b in program.buffers]
         self.matrices = matrices(program)
         lanes = target.lanes(dtype)

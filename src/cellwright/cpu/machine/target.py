@@ -75,6 +75,11 @@ class Target:
         """Return the half precisions that kernels of a dtype take weights of as they lie."""
         return HALVES if self._converts and dtype == "float32" else ()
 
+    def pairs(self, dtype: str) -> str:
+        """Return the half precision whose numbers vectors multiply in pairs, or ""."""
+        can = self.bits == 512 and "+avx512bf16" in self.features.split(",")
+        return "bfloat16" if can and dtype == "float32" else ""
+
     @cached_property
     def _converts(self) -> bool:
         """Whether vector instructions turn float16 into float32."""

@@ -14,6 +14,7 @@ __all__ = [
     "dot_names",
     "half_names",
     "library_names",
+    "pair_names",
     "stored_name",
     "tile_names",
 ]
@@ -35,6 +36,11 @@ def tile_names(target: Target, dtype: str, vectors: int) -> list[str]:
     tiles = [f"tile_{r}_{vectors}" for r in range(1, target.rows + 1)]
     products = [f"matrix_{groups}_{vectors}" for groups in (1, 2)]
     return tiles + (products if target.has_amx(dtype) else [])
+
+
+def pair_names(target: Target, vectors: int) -> list[str]:
+    """Return the tiles of pairs for so many vectors of units."""
+    return [f"pairs_{r}_{vectors}" for r in range(1, target.rows + 1)]
 
 
 def stored_name(name: str, half: str) -> str:
@@ -69,6 +75,8 @@ def library_names(target: Target, dtype: str) -> list[str]:
     amx += PANEL_NAMES
     halves = [name for half in target.halves(dtype) for name in half_names(target, half)]
     common = common_names(target, dtype)
+    if target.pairs(dtype):
+        halves += [name for v in range(1, target.vectors + 1) for name in pair_names(target, v)]
     amx = amx if target.has_amx(dtype) else []
     return [*tiles, *amx, *common, *dot_names(target, far=True), *halves]
 

@@ -15,6 +15,19 @@ I64 = ir.IntType(64)
 POINTER = ir.PointerType()
 
 
+class _BFloat(ir.types.Type):  # type: ignore[misc]  # llvmlite is untyped
+    """LLVM's bfloat, which llvmlite lacks."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
 class _Callee:
     """A loaded address with the function type that llvmlite asks of what it calls."""
 
@@ -264,6 +277,16 @@ class Simd:
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """Return a · b + c, rounded once where the machine can."""
         return self.call(f"llvm.fmuladd.{self._suffix}", self.vector, [self.vector] * 3, [a, b, c])
+
+    def pair_fma(self, a: Value, b: Value, c: Value) -> Value:
+        """Return a · b + c where each element of a and b is a pair of bfloat16, both multiplied.
+
+        Numbers below 1.2e-38 count as 0. See ``Target.pairs``.
+        """
+        pairs = ir.VectorType(_BFloat(), 2 * self.lanes)
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{self.target.bits}"
+        factors = [self.builder.bitcast(factor, pairs) for factor in (a, b)]
+        return self.call(name, self.vector, [self.vector, pairs, pairs], [c, *factors])
 
     def unary(self, name: str, a: Value) -> Value:
         """Call an LLVM intrinsic of one vector: sqrt, fabs, log, …."""

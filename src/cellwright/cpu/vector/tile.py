@@ -27,8 +27,12 @@ depths are summed up before that is added to the results, number of tiles, wheth
 (1) or to add (0); what to prefetch, and how many elements of it at each k."""
 
 
-def emit_tile(s: Simd, rows: int, vectors: int) -> None:
-    """C[r, u] (+)= Σ_k A[r, k] W[k, u] for `count` tiles that share the rows A."""
+def emit_tile(s: Simd, rows: int, vectors: int, *, pairs: bool = False) -> None:
+    """C[r, u] (+)= Σ_k A[r, k] W[k, u] for `count` tiles that share the rows A.
+
+    ``pairs``: whether each element of A and W is a pair of bfloat16, of two depths.
+    """
+    multiply = s.pair_fma if pairs else s.fma
     c, stride, row_table, along, weights, *more = s.function.args
     pitch, jump, depth, run, count, first, coming, pace = more
     pointers = [s.field(row_table, r, POINTER) for r in range(rows)]
@@ -48,7 +52,7 @@ def emit_tile(s: Simd, rows: int, vectors: int) -> None:
                 a = s.splat(pointers[r], at)
                 for v, column in enumerate(columns):
                     place = r * len(columns) + v
-                    sums[place] = s.fma(column, a, sums[place])
+                    sums[place] = multiply(column, a, sums[place])
             return sums
 
         width = together * vectors

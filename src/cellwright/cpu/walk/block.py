@@ -44,6 +44,9 @@ class Block:
         alone = sorted(given - others)
         if alone:
             s.when(s.less(0, frame.ahead), lambda: self._clear(alone, count))
+        if frame.pairs:
+            self._tiles(offset, row, count)
+            return
         with s.builder.if_else(frame.unpacked) as (raw, packed):
             with raw:
                 if any(p.transposed for p in self.stage.products):

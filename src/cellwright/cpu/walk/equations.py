@@ -4,9 +4,11 @@ from functools import partial
 
 from cellwright.cpu.amx.unit import emit_busy
 from cellwright.cpu.vector.simd import Value
+from cellwright.cpu.vector.stored import Stored
 from cellwright.cpu.vector.vecmath import evaluate
 from cellwright.cpu.walk.frame import SUM_ROWS, Frame
 from cellwright.cpu.walk.levels import Level, levels
+from cellwright.cpu.walk.pairs import is_paired
 from cellwright.graph.expr import Expr
 from cellwright.graph.schedule import Read, Stage, Write
 
@@ -101,6 +103,10 @@ class _Lanes:
         s, part = self.s, self.equations.partial.get(write)
         if part is not None:
             s.store(s.builder.fadd(s.load(part, self.start), value), part, self.start)
+        elif is_paired(write.buffer):
+            rows, unit = self._start(Read(write.buffer)), s.add(self.equations.u, self.start)
+            halves = Stored(s, s.target.pairs(s.dtype))
+            halves.store(value, rows, s.add(unit, write.column), self.mask)
         else:
             s.store(value, self._place(Read(write.buffer, write.column)), 0, self.mask)
 
@@ -109,8 +115,12 @@ class _Lanes:
 
     def _place(self, read: Read) -> Value:
         """Return the address of the present vector of what is read."""
+        unit = self.s.add(self.equations.u, self.start)
+        return self.s.at(self._start(read), self.s.add(unit, read.column))
+
+    def _start(self, read: Read) -> Value:
+        """Return the address of the present row of what is read, before its column."""
         key = Read(read.buffer, 0, read.when)
         if key not in self.places:
             self.places[key] = self.equations.frame.row(key, self.row)
-        unit = self.s.add(self.equations.u, self.start)
-        return self.s.at(self.places[key], self.s.add(unit, read.column))
+        return self.places[key]

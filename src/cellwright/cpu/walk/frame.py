@@ -46,6 +46,7 @@ from cellwright.cpu.vector.functions import Functions
 from cellwright.cpu.vector.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.vector.tile import TILE
 from cellwright.cpu.walk.levels import levels
+from cellwright.cpu.walk.pairs import is_paired
 from cellwright.cpu.walk.parts import split
 from cellwright.graph.schedule import Program, Read
 
@@ -135,7 +136,8 @@ class Frame:
         self.downwards: Value = None  # whether the present step goes through its weights backwards
         tiles = max(1, *(levels(stage).slots for stage in program.stages))
         per_row = tiles * self.block * s.scalar_bytes
-        self.has_amx = s.target.has_amx(s.dtype)
+        self.pairs = any(map(is_paired, self.spaces))
+        self.has_amx = s.target.has_amx(s.dtype) and not self.pairs
         unit = 2 * AMX_ROWS if self.has_amx else s.target.rows
         self.chunk = max(1, _TILE_BYTES // (per_row * unit)) * unit
         self.tiles = s.reserve(s.scalar, self.chunk * tiles * self.block)
@@ -350,7 +352,8 @@ class Frame:
         """
         s, width = self.s, vectors * self.s.lanes
         table, size = rows
-        number = self.functions.number(f"tile_1_{vectors}", s.sub(size, 1))
+        first_one = f"{'pairs' if self.pairs else 'tile'}_1_{vectors}"
+        number = self.functions.number(first_one, s.sub(size, 1))
         weights, depth, count = product
         along, pitch, start = s.index(1), s.index(width), weights
         if self.downwards is not None:
