@@ -20,6 +20,7 @@ from cellwright.cpu.machine.target import host
 from cellwright.errors import CompileError
 from cellwright.graph.interpret import Weights
 from cellwright.nn import Recurrent, checks
+from cellwright.nn.autocast import lowered_dtype
 from cellwright.nn.recurrent import is_dense
 from cellwright.nn.sequence import SequenceModel
 
@@ -123,10 +124,14 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
 
 def _layers(recurrent: Recurrent, x: Tensor, layout: Layout) -> list[LayerExplanation]:
     """Explain each layer."""
+    plain = layout.counts is None and not recurrent.proj_size
+    given = (x, recurrent._first_weight(x))
+    lowered = lowered_dtype(recurrent._lowered_on, given, plain=plain)
     width = (recurrent.proj_size or recurrent.hidden_size) * (1 + recurrent.bidirectional)
     found = []
     for number in range(recurrent.num_layers):
-        found.append(_layer(recurrent, number, x, recurrent._weights(number), layout))
+        weights = recurrent._weights(number)
+        found.append(_layer(recurrent, number, x, weights, layout, lowered))
         x = x.new_empty(1).expand(*x.shape[:-1], width)
     return found
 
@@ -151,20 +156,25 @@ def _sequence(recurrent: Recurrent, given: Tensor | PackedSequence) -> tuple[Ten
 
 
 def _layer(
-    recurrent: Recurrent, number: int, x: Tensor, weights: Sequence[Weights], layout: Layout
+    recurrent: Recurrent,
+    number: int,
+    x: Tensor,
+    weights: Sequence[Weights],
+    layout: Layout,
+    lowered: torch.dtype | None,
 ) -> LayerExplanation:
     cause, misfit = obstacle(x, weights) or "", "the parameters do not fit the input"
+    cell, units = recurrent._whole_cell, recurrent.hidden_size
     if not cause and autocasts():
-        taken = autocast_tensors(x, None, weights)
+        taken = autocast_tensors(cell, (x, None, weights), layout, units, lowered)
         if taken is None:
             cause = misfit
         else:
-            x, _, weights = taken
+            (x, _, weights), _ = taken
     if not cause:
         try:
             host()
-            cell, batch = recurrent._whole_cell, layout.batch
-            plan = plan_for(cell, x, None, weights, recurrent.hidden_size, batch)
+            plan = plan_for(cell, x, None, weights, units, layout.batch)
         except CompileError as error:
             cause = str(error)
         else:

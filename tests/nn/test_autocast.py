@@ -1,5 +1,6 @@
 """Autocast on the CPU: kernels do the work, and results have the dtypes of torch's."""
 
+import copy
 import warnings
 from contextlib import nullcontext
 from unittest.mock import patch
@@ -13,9 +14,11 @@ from tests.nn.repeated import flat, warmed
 from tests.random_cells import REPRODUCIBLE, cells
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
+import cellwright
 import cellwright.nn as nn
 from cellwright import InterpreterWarning
 from cellwright.autograd import operation
+from cellwright.cpu.machine.target import host
 from cellwright.graph.interpret import interpret_layer
 
 pytestmark = [
@@ -72,6 +75,28 @@ def test_results_are_those_of_float32_rounded(kind, uneven):
             found = tensors(ours(x))
         for rounded, one in zip(found, exact, strict=True):
             assert torch.equal(rounded, one.to(rounded.dtype))
+
+
+@pytest.mark.skipif(
+    host().pairs("float32") != "bfloat16" or host().has_amx("float32"),
+    reason="this machine multiplies no pairs, or AMX does it",
+)
+@pytest.mark.parametrize("kind", ["LSTM", "RNN_TANH", "GRU"])
+def test_what_is_rounded_anyway_is_multiplied_in_pairs(kind):
+    """Without gradients; the same bits at each call, whatever calls came before."""
+    ours, _ = layers(kind, 6, 34)
+    x = normal(40, 5, 6, dtype=torch.float32)
+    half = copy.deepcopy(ours).bfloat16()
+    pairs = kind != "GRU"  # whose state stays float32
+    for grad in (False, False, False, True, True, True, False):
+        with torch.autocast("cpu", HALF), torch.set_grad_enabled(grad):
+            found = tensors(ours(x))
+            (layer,) = cellwright.explain(ours, x).layers
+        assert layer.kernel.endswith("in pairs)") == (pairs and not grad)
+        with torch.no_grad():
+            expected = half(x.bfloat16()) if pairs and not grad else ours(x)
+        for one, other in zip(found, tensors(expected), strict=True):
+            assert torch.equal(one, other.to(one.dtype))
 
 
 @REPRODUCIBLE

@@ -18,6 +18,7 @@ from cellwright.autograd.gradient import (
     without_gaps,
 )
 from cellwright.autograd.obstacle import DTYPE_NAMES, HALF_NAMES, obstacle
+from cellwright.cpu.call.choice import takes_pairs
 from cellwright.cpu.call.forward import ForwardCall, forward_call
 from cellwright.cpu.call.halves import HalfCall, half_call
 from cellwright.cpu.call.plan import Plan, Rows, plan_of
@@ -30,6 +31,7 @@ from cellwright.graph.interpret import Weights, interpret_layer
 __all__ = [
     "Differentiable",
     "Forward",
+    "Tensors",
     "apply",
     "autocast_tensors",
     "forward_of",
@@ -41,7 +43,7 @@ __all__ = [
 
 Forward = ForwardCall | HalfCall
 """What runs a layer forward: all that it needs but the addresses."""
-_Tensors = tuple[Tensor, Sequence[Tensor] | None, Sequence[Weights]]
+Tensors = tuple[Tensor, Sequence[Tensor] | None, Sequence[Weights]]
 """A call's input, its initial states, each direction's parameters."""
 
 
@@ -92,29 +94,41 @@ def _under_autocast(
     lowered: torch.dtype | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
     """Run a layer on kernels, with results of the dtypes that autocast gives them."""
-    given = autocast_tensors(x, states, weights)
-    if given is None:
+    layout = _layout(x, batch_sizes)
+    taken = autocast_tensors(cell, (x, states, weights), layout, hidden_size, lowered)
+    if taken is None:
         return None
-    if lowered is None:
-        steps = x.shape[0] if batch_sizes is None else len(batch_sizes)
-        dtypes = result_dtypes(cell, x, states, weights, steps)
-    else:
-        dtypes = (lowered,) * (1 + len(cell.states))
+    given, dtypes = taken
     return _on_kernels(cell, *given, batch_sizes, hidden_size, dtypes)
 
 
 def autocast_tensors(
-    x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
-) -> _Tensors | None:
-    """Return a call's tensors as kernels take them under autocast, of one dtype.
+    cell: Cell,
+    given: Tensors,
+    layout: Layout,
+    hidden_size: int,
+    lowered: torch.dtype | None = None,
+) -> tuple[Tensors, Sequence[torch.dtype]] | None:
+    """Return a call's tensors as kernels take them under autocast, and the dtypes of its results.
 
-    That is their own if it is one, else float32. None where some of them alone are float64, which
-    autocast leaves as it is.
+    They have one dtype: their own if it is one, else float32; but where kernels multiply numbers in
+    pairs that all results are rounded to, that of the results. None where some of them alone are
+    float64, which autocast leaves as it is. ``lowered``: the dtype of all results where autocast
+    lowers the call as a whole.
     """
-    dtypes = {t.dtype for t in Call.join(x, states, weights)}
-    if len(dtypes) == 1:
-        return x, states, weights
-    return None if torch.float64 in dtypes else _cast(torch.float32, x, states, weights)
+    own = {t.dtype for t in Call.join(*given)}
+    if len(own) > 1 and torch.float64 in own:
+        return None
+    results = result_dtypes(cell, *given, layout.steps)
+    if lowered is not None:
+        results = (lowered,) * len(results)
+    taken = _cast(torch.float32, *given) if len(own) > 1 else given
+    lower = results[0]
+    if {*results} == {lower} and lower in HALF_NAMES and not _asks(*given):
+        plan = plan_for(cell, *taken, hidden_size, layout.batch)
+        if plan is not None and takes_pairs(plan, layout, HALF_NAMES[lower]):
+            return _cast(lower, *given), results
+    return taken, results
 
 
 def _on_kernels(
@@ -190,7 +204,12 @@ def takes(
         return True
     if HALF_NAMES[x.dtype] not in host().halves(plan.dtype):
         return False
-    return not (torch.is_grad_enabled() and _differentiates(Call.join(x, states, weights)))
+    return not _asks(x, states, weights)
+
+
+def _asks(x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]) -> bool:
+    """Whether a call's gradients will be asked for."""
+    return torch.is_grad_enabled() and _differentiates(Call.join(x, states, weights))
 
 
 def _cast(
@@ -198,7 +217,7 @@ def _cast(
     x: Tensor,
     states: Sequence[Tensor] | None,
     weights: Sequence[Weights],
-) -> _Tensors:
+) -> Tensors:
     """Return a call's tensors in a dtype, as autograd records it."""
     own = None if states is None else [state.to(dtype) for state in states]
     return x.to(dtype), own, [w.to(dtype) for w in weights]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cellwright.autograd.autocast import autocasts, result_dtypes
+from cellwright.autograd.autocast import autocasts
 from cellwright.autograd.gradient import Call, differentiate, gradients, plain, prepared, ready
 from cellwright.autograd.guard import Guard, guard
 from cellwright.autograd.obstacle import (
@@ -21,6 +21,7 @@ from cellwright.autograd.obstacle import (
 )
 from cellwright.autograd.operation import (
     Forward,
+    Tensors,
     apply,
     autocast_tensors,
     forward_of,
@@ -58,16 +59,20 @@ def repeat(
     given = Call.join(x, states, weights)
     if not (rows.in_order(x) and no_gaps(given[1:])) or obstacle(x, weights, states) is not None:
         return None
-    tensors, lowers = (x, states or None, weights), autocasts()
-    taken = autocast_tensors(*tensors) if lowers else tensors
-    plan = None if taken is None else plan_for(cell, *taken, hidden_size, x.shape[1])
-    if taken is None or plan is None or not takes(plan, *taken):
+    taken: Tensors = x, states or None, weights
+    under = None
+    if autocasts():
+        found = autocast_tensors(cell, taken, rows.layout, hidden_size)
+        if found is None:
+            return None
+        taken, under = found[0], _Autocast(*_autocast(), found[1])
+    plan = plan_for(cell, *taken, hidden_size, rows.layout.batch)
+    if plan is None or not takes(plan, *taken):
         return None
     alike = guard(_distinct(given))
     if alike is None:
         return None
     call = Call(plan, rows, None, bool(states), [w.form for w in weights])
-    under = _Autocast.of(cell, *tensors) if lowers else None
     return Repeat(call, any(t.requires_grad for t in given), alike, taken[0].dtype, under)
 
 
@@ -95,18 +100,16 @@ class _Derivative(NamedTuple):
 
 
 class _Autocast(NamedTuple):
-    """What the autocast of a call lowers to, and the dtypes that its results have so."""
+    """What the autocast of a call lowers to, in which grad mode, and the dtypes of its results."""
 
     lower: torch.dtype
-    results: tuple[torch.dtype, ...]
+    grad: bool
+    results: Sequence[torch.dtype]
 
-    @classmethod
-    def of(
-        cls, cell: Cell, x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
-    ) -> "_Autocast":
-        """Look at the autocast of this moment."""
-        results = result_dtypes(cell, x, states, weights, x.shape[0])
-        return cls(torch.get_autocast_dtype("cpu"), results)
+
+def _autocast() -> tuple[torch.dtype, bool]:
+    """Return what says, besides a guard, how calls run under autocast."""
+    return torch.get_autocast_dtype("cpu"), torch.is_grad_enabled()
 
 
 class Repeat:
@@ -147,7 +150,7 @@ class Repeat:
             return None
         if self._under is None:
             return self._run(given)
-        if torch.get_autocast_dtype("cpu") is not self._under.lower:
+        if _autocast() != self._under[:2]:
             return None
         done = self._run([t.to(self.dtype) for t in given])
         if done is None:

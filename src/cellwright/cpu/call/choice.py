@@ -79,6 +79,9 @@ many times such a call reads the input's weights so too."""
 _FAR_WEIGHTS = 6 << 20
 """Bytes of weights from which calls of few steps read them in one stream: fewer may still be in a
 cache since the last call."""
+_PAIRS = ((1 << 22, 4, 2), (1 << 62, 20, 5))
+"""Bytes of weights in float32 up to which that many rows over all steps, and passes of dots through
+the weights, are enough for packing pairs to take less time than dots do."""
 _ALONE = Share(1, by_units=False)
 
 
@@ -266,7 +269,7 @@ def _reads_raw(plan: Plan, layout: Layout, raw_walk: bool) -> bool:
     ``raw_walk``: whether it could read all but the input's so.
     """
     weights = plan.work * plan.item
-    passes = layout.steps * -(-layout.batch // host().dot_rows)
+    passes = _passes(layout)
     aligned = _aligned([*plan.state_rows, plan.inputs * plan.item])
     table = _ALIGNED_PASSES if aligned else _RAW_PASSES
     least, most = _RAW_ROWS, next(most for limit, most in table if weights < limit)
@@ -286,12 +289,21 @@ def _reads_raw(plan: Plan, layout: Layout, raw_walk: bool) -> bool:
 def takes_pairs(plan: Plan, layout: Layout, half: str) -> bool:
     """Whether a call in half precision multiplies its numbers in pairs, as they are stored.
 
-    Where calls read weights as they lie, dots widen them, and AMX takes those of float32.
+    AMX takes those of float32, and dots, which read weights as they lie, widen them.
     """
     if half != host().pairs(plan.dtype) or plan.paired_program is None or not layout.rows:
         return False
     way = forward_way(plan, layout)
-    return not (way.raw or way.amx or way.amx_ahead)
+    if way.amx or way.amx_ahead:
+        return False
+    weights = plan.work * plan.item
+    rows, passes = next(least for limit, *least in _PAIRS if weights < limit)
+    return not way.raw or (layout.rows >= rows and _passes(layout) >= passes)
+
+
+def _passes(layout: Layout) -> int:
+    """Return how often dots go through all weights."""
+    return layout.steps * -(-layout.batch // host().dot_rows)
 
 
 def reads_far(plan: Plan, layout: Layout, way: ForwardWay) -> bool:
