@@ -135,7 +135,7 @@ def _print_section(title: str, *paragraphs: str) -> None:
 def print_rows(results: Sequence[Result]) -> None:
     """Print an overview, the details and a summary of each grid."""
     titles = {"targets": "Targets", "wide": "Wider grid, never under 1"}
-    titles["halves"] = "Half precision, no gradients"
+    titles["halves"] = "Half precision and autocast"
     for grid, title in titles.items():
         of_grid = [result for result in results if result.row.grid == grid]
         if of_grid:

@@ -42,6 +42,7 @@ _HALVES = (Variant("float16", dtype="float16"), Variant("bfloat16", dtype="bfloa
 _HALF_SHAPES = (
     *(Shape(i, h, 1, 1) for i, h in ((32, 64), (128, 256), (512, 1024))),
     *(Shape(i, h, b, 100) for i, h in ((32, 64), (128, 256)) for b in (1, 16)),
+    Shape(128, 256, 32, 100),
 )
 
 MEMORY_SHAPES = (
@@ -77,6 +78,9 @@ def wide_rows(thread_counts: Iterable[int] = (1, 2)) -> Iterator[Row]:
 
 
 def half_rows() -> Iterator[Row]:
-    """Half precision without gradients, on one thread."""
+    """Half precision without gradients, and autocast forward and training, on one thread."""
     for shape, variant, cell in product(_HALF_SHAPES, _HALVES, CELLS):
         yield Row("halves", cell, "forward", shape, 1, 1.0, variant)
+    works: tuple[Work, ...] = ("forward", "train")
+    for work, shape, cell in product(works, _HALF_SHAPES, CELLS):
+        yield Row("halves", cell, work, shape, 1, 1.0, Variant("autocast", autocast=True))

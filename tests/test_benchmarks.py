@@ -131,7 +131,8 @@ def test_grids_hold_what_they_promise():
     every = targets + wide + halves
     assert len(set(every)) == len(every)
     assert {each.target for each in wide + halves} == {1.0}
-    assert {each.variant.dtype for each in halves} == {"float16", "bfloat16"}
+    assert {each.variant.name for each in halves} == {"float16", "bfloat16", "autocast"}
+    assert {each.work for each in halves if each.variant.autocast} == {"forward", "train"}
     assert {each.shape.hidden_size for each in wide} >= {1, 17, 40, 100, 300}
     assert {"bidirectional", "two layers", "batch first", "packed", "float64"} <= {
         each.variant.name for each in wide

@@ -30,11 +30,18 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
     return math.nan if math.isnan(scale) else difference / max(scale, _SMALLEST_SCALE)
 
 
-def compare(what: str, ours: Tensor | None, theirs: Tensor | None) -> float:
+def compare(
+    what: str, ours: Tensor | None, theirs: Tensor | None, precision: torch.dtype | None = None
+) -> float:
     """Return the relative error of a result, or refuse it.
 
+    Args:
+        what: the result's name.
+        ours, theirs: the two, or None where there is none.
+        precision: what it was computed in, if not in its own dtype.
+
     Raises:
-        DisagreementError: the error is above the dtype's tolerance, or the forms differ.
+        DisagreementError: the error is above the precision's tolerance, or the forms differ.
     """
     if ours is None and theirs is None:
         return 0.0
@@ -44,11 +51,9 @@ def compare(what: str, ours: Tensor | None, theirs: Tensor | None) -> float:
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         raise DisagreementError(f"{what}: ours is {ours.dtype} of {tuple(ours.shape)}, "
                                 f"torch.nn's {theirs.dtype} of {tuple(theirs.shape)}")  # fmt: skip
-    error = relative_error(ours, theirs)
-    if not error <= TOLERANCE[theirs.dtype]:  # written so that NaN fails
-        raise DisagreementError(
-            f"{what}: relative error {error:.1e} > {TOLERANCE[theirs.dtype]:.0e}"
-        )
+    error, most = relative_error(ours, theirs), TOLERANCE[precision or theirs.dtype]
+    if not error <= most:  # written so that NaN fails
+        raise DisagreementError(f"{what}: relative error {error:.1e} > {most:.0e}")
     return error
 
 
@@ -60,7 +65,8 @@ def _tensors(workload: Workload, with_states: bool) -> Iterator[tuple[str, Tenso
     yield from zip(names, (result.detach() for result in results), strict=False)
     if workload.row.work != "train":
         return
-    torch.autograd.backward(list(results), list(workload.cotangents))
+    cotangents = [g.to(t.dtype) for g, t in zip(workload.cotangents, results, strict=True)]
+    torch.autograd.backward(list(results), cotangents)
     yield "gradient of input", workload.x_data.grad
     for name, state in zip(("h", "c"), workload.states, strict=False):
         yield f"gradient of initial {name}", state.grad
@@ -76,6 +82,7 @@ def check(ours: Workload, theirs: Workload) -> float:
     """
     ours.module.load_state_dict(theirs.module.state_dict())
     worst = 0.0
+    precision = torch.bfloat16 if ours.row.variant.autocast else None
     with torch.set_grad_enabled(ours.row.work == "train"):
         for with_states in (False, True):
             # In step with each other: a wrong output is named before its backward pass can break.
@@ -83,5 +90,5 @@ def check(ours: Workload, theirs: Workload) -> float:
             for (name, mine), (expected_name, expected) in pairs:
                 if name != expected_name:
                     raise DisagreementError(f"ours yields {name}, torch.nn {expected_name}")
-                worst = max(worst, compare(name, mine, expected))
+                worst = max(worst, compare(name, mine, expected, precision))
     return worst

@@ -32,7 +32,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Variant:
-    """How a row departs from one time-first, one-way float32 layer."""
+    """How a row departs from one time-first, one-way float32 layer.
+
+    ``autocast``: called within autocast to bfloat16.
+    """
 
     name: str = "plain"
     num_layers: int = 1
@@ -42,6 +45,7 @@ class Variant:
     dtype: Literal["float32", "float64", "float16", "bfloat16"] = "float32"
     relu: bool = False
     proj_size: int = 0
+    autocast: bool = False
 
 
 @dataclass(frozen=True)

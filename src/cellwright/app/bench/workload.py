@@ -49,19 +49,28 @@ class Workload:
         """The initial states as torch takes them: a pair for the LSTM, else one tensor."""
         return self.states if len(self.states) > 1 else self.states[0]
 
+    @property
+    def call(self) -> Callable[..., Any]:
+        """The module, within autocast if the row says so."""
+        return self._lowered if self.row.variant.autocast else self.module
+
+    def _lowered(self, *given: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.module(*given)
+
     def results(self, with_states: bool) -> tuple[Tensor, ...]:
         """The output's values and the final states, as one flat tuple."""
-        output, last = self.module(self.x, self.hx) if with_states else self.module(self.x)
+        output, last = self.call(self.x, self.hx) if with_states else self.call(self.x)
         data = output.data if isinstance(output, PackedSequence) else output
         return (data, *(last if isinstance(last, tuple) else (last,)))
 
     def timed(self) -> Callable[[], object]:
         """The call to time; what surrounds it (grad mode, threads) is the caller's."""
-        module, x, hx = self.module, self.x, self.hx
+        call, x, hx = self.call, self.x, self.hx
         if self.row.work == "call":
-            return lambda: module(x, hx)
+            return lambda: call(x, hx)
         if self.row.work == "forward":
-            return lambda: module(x)
+            return lambda: call(x)
         return self.training_step
 
     def clear_gradients(self) -> None:
@@ -72,9 +81,9 @@ class Workload:
     def training_step(self) -> None:
         """Forward, then backward of input and weights from a cotangent on the output."""
         self.clear_gradients()
-        output, _ = self.module(self.x)
+        output, _ = self.call(self.x)
         data = output.data if isinstance(output, PackedSequence) else output
-        torch.autograd.backward([data], [self.cotangents[0]])
+        torch.autograd.backward([data], [self.cotangents[0].to(data.dtype)])
 
 
 def build_module(library: Library, row: Row) -> torch.nn.Module:
