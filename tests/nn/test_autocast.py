@@ -103,7 +103,7 @@ def test_what_is_rounded_anyway_is_multiplied_in_pairs(kind):
 @given(
     cell=cells(),
     steps=st.integers(1, 4),
-    dtypes=st.tuples(*[st.sampled_from([torch.float32, HALF])] * 3),
+    dtypes=st.tuples(*[st.sampled_from([torch.float32, HALF, torch.float16])] * 3),
 )
 def test_dtypes_of_any_cell_are_those_of_its_operations(cell, steps, dtypes):
     module = nn.Recurrent(cell, 4, 4, dtype=dtypes[0])

@@ -226,11 +226,13 @@ class _Step:
 
 
 def _rows(packed: Tensor, names: tuple[str, ...], gates: tuple[str, ...]) -> Tensor:
-    """Select the rows of ``gates`` from those of ``names``."""
+    """Select the rows of ``gates`` from those of ``names``.
+
+    By index: autocast to one half precision refuses to concatenate tensors of the other.
+    """
     if gates == names:
         return packed
-    blocks = packed.chunk(len(names))
-    return torch.cat([blocks[names.index(gate)] for gate in gates])
+    return packed.unflatten(0, (len(names), -1))[[*map(names.index, gates)]].flatten(0, 1)
 
 
 def interpret_step(
