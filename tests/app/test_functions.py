@@ -134,6 +134,12 @@ def test_recipes_take_changes_by_name():
         app.recipe_for(problem, epoch=3)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_are_checked(seed):
+    with pytest.raises(InputError, match=f"expected a seed from 0 .* but got {seed}$"):
+        app.train("weather", seed=seed)
+
+
 def test_the_facade_knows_its_names():
     assert app.__all__ == sorted(app.__all__)
     assert all(callable(getattr(app, name)) for name in app.__all__)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import cellwright as cw
 from cellwright import Cell, CellError, CellwrightError, cell
@@ -209,6 +210,19 @@ def plain(x, h):
     return cw.sigmoid(0.5)
 
 
+def assigned(x, h):
+    h.n = 3
+    return h
+
+
+def torchs(x, h):
+    return torch.tanh(x.a + h.a)
+
+
+def raised(x, h):
+    return h**x
+
+
 def again(x, h):
     return (x.a * h).n + (x.b * h).n
 
@@ -227,6 +241,9 @@ REFUSED = {
     text: ("add takes symbols and numbers, not str", 'return h + "a"'),
     boolean: ("not bool", "return h * True"),
     plain: ("called with float", "return cw.sigmoid(0.5)"),
+    assigned: ("give the result a name, as in `n = …`", "h.n = 3"),
+    torchs: ("torch's tanh takes tensors", "return torch.tanh(x.a + h.a)"),
+    raised: ("from 1 to 8, not a symbol", "return h**x"),
     again: ("gate 'n' is projected from 'h' twice", "return (x.a * h).n + (x.b * h).n"),
 }
 

@@ -10,6 +10,7 @@ import torch
 from cellwright.app.data.atomic import require_place
 from cellwright.app.data.options import Options
 from cellwright.app.data.reading import Data, read
+from cellwright.app.errors import InputError
 from cellwright.app.model.choice import choose_design
 from cellwright.app.model.design import Design
 from cellwright.app.model.folder import Model, holds_finished, save_model
@@ -142,6 +143,8 @@ def train(
             there, with a checkpoint beside it.
     """
     design = _design(cell, hidden_size, num_layers, dropout)
+    if not 0 <= seed < 2**63:
+        raise InputError(f"expected a seed from 0 to below 2⁶³, but got {seed}")
     if out is not None:
         require_free(Path(out), resume=resume)
     problem = read(data, options, test=test)

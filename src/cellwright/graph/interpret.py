@@ -232,7 +232,8 @@ def _rows(packed: Tensor, names: tuple[str, ...], gates: tuple[str, ...]) -> Ten
     """
     if gates == names:
         return packed
-    return packed.unflatten(0, (len(names), -1))[[*map(names.index, gates)]].flatten(0, 1)
+    blocks: Tensor = packed.unflatten(0, (len(names), -1))  # type: ignore[no-untyped-call]
+    return blocks[[*map(names.index, gates)]].flatten(0, 1)
 
 
 def interpret_step(

@@ -44,6 +44,11 @@ class Symbol:
             raise AttributeError(gate)
         return Symbol(self._tracer.project(self._expr, gate), self._tracer)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_"):
+            _fail(f"a projection cannot be assigned; give the result a name, as in `{name} = …`")
+        object.__setattr__(self, name, value)
+
     def __add__(self, other: object) -> "Symbol":
         return _apply("add", self, other)
 
@@ -76,7 +81,8 @@ class Symbol:
 
     def __pow__(self, exponent: int) -> "Symbol":
         if not isinstance(exponent, int) or not 1 <= exponent <= 8:
-            _fail(f"a power takes a whole exponent from 1 to 8, not {exponent!r}")
+            given = "a symbol" if isinstance(exponent, Symbol) else repr(exponent)
+            _fail(f"a power takes a whole exponent from 1 to 8, not {given}")
         result = self
         for _ in range(exponent - 1):
             result = result * self
@@ -105,6 +111,12 @@ class Symbol:
 
     def __float__(self) -> NoReturn:
         _fail("a symbol has no number yet; use cellwright's sigmoid, tanh, exp, … in place of math")
+
+    @classmethod
+    def __torch_function__(cls, function: Callable[..., object], *_: object) -> NoReturn:
+        """Refuse torch's functions, which ask this of what is no tensor."""
+        name = getattr(function, "__name__", "this function")
+        _fail(f"torch's {name} takes tensors; use cellwright's sigmoid, tanh, exp, … in its place")
 
 
 def _fail(message: str) -> NoReturn:

@@ -37,7 +37,8 @@ def compare(
 
     Args:
         what: the result's name.
-        ours, theirs: the two, or None where there is none.
+        ours: the result, or None where there is none.
+        theirs: torch.nn's.
         precision: what it was computed in, if not in its own dtype.
 
     Raises:
