@@ -232,7 +232,7 @@ def _rows(packed: Tensor, names: tuple[str, ...], gates: tuple[str, ...]) -> Ten
     """
     if gates == names:
         return packed
-    blocks: Tensor = packed.unflatten(0, (len(names), -1))  # type: ignore[no-untyped-call]
+    blocks: Tensor = packed.unflatten(0, (len(names), -1))
     return blocks[[*map(names.index, gates)]].flatten(0, 1)
 
 
