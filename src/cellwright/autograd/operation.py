@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -66,8 +65,8 @@ def run_layer(
     cause = obstacle(x, weights, states or ())
     if cause is None:
         try:
-            run = partial(_under_autocast, lowered=lowered) if autocasts() else _on_kernels
-            made = run(cell, x, states, weights, batch_sizes, hidden_size)
+            given = x, states, weights
+            made = _on_kernels(cell, given, batch_sizes, hidden_size, lowered)
             if made is not None:
                 return made
             cause = (
@@ -84,22 +83,32 @@ def run_layer(
     return result
 
 
-def _under_autocast(
+def _on_kernels(
     cell: Cell,
-    x: Tensor,
-    states: Sequence[Tensor] | None,
-    weights: Sequence[Weights],
+    given: Tensors,
     batch_sizes: list[int] | None,
     hidden_size: int,
     lowered: torch.dtype | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
-    """Run a layer on kernels, with results of the dtypes that autocast gives them."""
-    layout = _layout(x, batch_sizes)
-    taken = autocast_tensors(cell, (x, states, weights), layout, hidden_size, lowered)
-    if taken is None:
+    """Run a layer on kernels; None if its parameters or states do not fit the input."""
+    layout = _layout(given[0], batch_sizes)
+    dtypes: Sequence[torch.dtype] = ()  # of the results, where that is not the input's
+    if autocasts():
+        taken = autocast_tensors(cell, given, layout, hidden_size, lowered)
+        if taken is None:
+            return None
+        given, dtypes = taken
+    plan = plan_for(cell, *given, hidden_size, layout.batch)
+    if plan is None:
         return None
-    given, dtypes = taken
-    return _on_kernels(cell, *given, batch_sizes, hidden_size, dtypes)
+    if not takes(plan, *given):
+        dtypes = dtypes or [given[0].dtype] * (1 + len(cell.states))
+        given = _cast(torch.float32, *given)
+    out, finals = _compiled(plan, layout, *given, batch_sizes)
+    if dtypes:
+        out, *ends = map(Tensor.to, (out, *finals), dtypes)
+        finals = tuple(ends)
+    return out, finals
 
 
 def autocast_tensors(
@@ -129,33 +138,6 @@ def autocast_tensors(
         if plan is not None and takes_pairs(plan, layout, HALF_NAMES[lower]):
             return _cast(lower, *given), results
     return taken, results
-
-
-def _on_kernels(
-    cell: Cell,
-    x: Tensor,
-    states: Sequence[Tensor] | None,
-    weights: Sequence[Weights],
-    batch_sizes: list[int] | None,
-    hidden_size: int,
-    dtypes: Sequence[torch.dtype] = (),
-) -> tuple[Tensor, tuple[Tensor, ...]] | None:
-    """Run a layer on kernels; None if its parameters or states do not fit the input.
-
-    ``dtypes``: of the output and the final states, if not that of the input.
-    """
-    layout = _layout(x, batch_sizes)
-    plan = plan_for(cell, x, states, weights, hidden_size, layout.batch)
-    if plan is None:
-        return None
-    if not takes(plan, x, states, weights):
-        dtypes = dtypes or [x.dtype] * (1 + len(cell.states))
-        x, states, weights = _cast(torch.float32, x, states, weights)
-    out, finals = _compiled(plan, layout, x, states, weights, batch_sizes)
-    if dtypes:
-        out, *ends = map(Tensor.to, (out, *finals), dtypes)
-        finals = tuple(ends)
-    return out, finals
 
 
 def plan_for(
