@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from cellwright.autograd.autocast import autocasts
+from cellwright.autograd.gradient import Call
 from cellwright.autograd.obstacle import HALF_NAMES, obstacle
 from cellwright.autograd.operation import autocast_tensors, plan_for, takes
 from cellwright.cpu.amx.unit import AMX_ROWS
@@ -20,8 +21,7 @@ from cellwright.cpu.machine.target import host
 from cellwright.errors import CompileError
 from cellwright.graph.interpret import Weights
 from cellwright.nn import Recurrent, checks
-from cellwright.nn.autocast import lowered_dtype
-from cellwright.nn.recurrent import is_dense
+from cellwright.nn.packed import is_dense
 from cellwright.nn.sequence import SequenceModel
 
 if TYPE_CHECKING:
@@ -124,15 +124,16 @@ def explain(module: torch.nn.Module, input: Tensor | PackedSequence) -> Explanat
 
 def _layers(recurrent: Recurrent, x: Tensor, layout: Layout) -> list[LayerExplanation]:
     """Explain each layer."""
-    plain = layout.counts is None and not recurrent.proj_size
-    given = (x, recurrent._first_weight(x))
-    lowered = lowered_dtype(recurrent._lowered_on, given, plain=plain)
+    lowered = recurrent._lowered(x, None, packed=layout.counts is not None)
     width = (recurrent.proj_size or recurrent.hidden_size) * (1 + recurrent.bidirectional)
     found = []
     for number in range(recurrent.num_layers):
         weights = recurrent._weights(number)
-        found.append(_layer(recurrent, number, x, weights, layout, lowered))
-        x = x.new_empty(1).expand(*x.shape[:-1], width)
+        layer, dtype = _layer(recurrent, number, x, weights, layout, lowered)
+        found.append(layer)
+        asks = torch.is_grad_enabled() and any(t.requires_grad for t in Call.join(x, (), weights))
+        output = x.new_empty(1, dtype=dtype).requires_grad_(asks)
+        x = output.expand(*x.shape[:-1], width)
     return found
 
 
@@ -162,15 +163,16 @@ def _layer(
     weights: Sequence[Weights],
     layout: Layout,
     lowered: torch.dtype | None,
-) -> LayerExplanation:
+) -> tuple[LayerExplanation, torch.dtype]:
+    """Explain a layer; also return the dtype of its output."""
     cause, misfit = obstacle(x, weights) or "", "the parameters do not fit the input"
-    cell, units = recurrent._whole_cell, recurrent.hidden_size
+    cell, units, dtype = recurrent._whole_cell, recurrent.hidden_size, x.dtype
     if not cause and autocasts():
         taken = autocast_tensors(cell, (x, None, weights), layout, units, lowered)
         if taken is None:
             cause = misfit
         else:
-            (x, _, weights), _ = taken
+            (x, _, weights), (dtype, *_) = taken
     if not cause:
         try:
             host()
@@ -179,10 +181,11 @@ def _layer(
             cause = str(error)
         else:
             if plan is not None:
-                return _kernel(plan, number, layout, x, weights)
+                return _kernel(plan, number, layout, x, weights), dtype
+    cause = cause or misfit
     return LayerExplanation(
-        number, "interpreter", cause or misfit, (0, 0), 1, False, "", "", 0, 0, 0.0
-    )
+        number, "interpreter", cause, (0, 0), 1, False, "", "", 0, 0, 0.0
+    ), dtype
 
 
 def _kernel(
@@ -193,7 +196,7 @@ def _kernel(
     stored = takes(plan, x, None, parameters)
     pairs = stored and takes_pairs(plan, layout, half)
     if pairs:
-        way = way._replace(raw_walk=False)
+        way = way._replace(raw=False, raw_walk=False)
     level = "amx" if way.amx else target.vector_name
     numbers = f"{plan.dtype} for {half}" if half else plan.dtype
     # weights that are read as they lie are read as they are stored, and so are those of pairs

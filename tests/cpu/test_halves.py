@@ -13,7 +13,7 @@ from tests.cpu.test_threads import layout_of
 import cellwright
 import cellwright.nn as nn
 from cellwright.autograd.obstacle import HALF_NAMES
-from cellwright.autograd.operation import plan_for
+from cellwright.autograd.operation import plan_for, run_layer
 from cellwright.cells import gru, lstm, rnn_tanh
 from cellwright.cpu.call import choice, halves, plan
 from cellwright.cpu.call.library import library
@@ -128,12 +128,63 @@ def test_repeated_calls(dtype):
         found, state = module(x, state)
         for one, other in zip((found, *state), (exact, *final), strict=True):
             torch.testing.assert_close(one.double(), other, rtol=0, atol=2 * torch.finfo(dtype).eps)
-        assert len(module._repeats[0]) == min(1, step)  # of calls without gradients alone
+        assert len(module._repeats[0]) == min(1, step)  # which takes calls with gradients too
         with torch.enable_grad():
+            module.zero_grad()
             out, _ = module(x, state)
             out.sum().backward()
-        assert module.weight_hh_l0.grad.dtype == dtype
-        assert out.dtype == dtype
+        exact, _ = right(x.double(), tuple(t.double() for t in state))
+        with torch.enable_grad():
+            right.zero_grad()
+            right(x.double(), tuple(t.double() for t in state))[0].sum().backward()
+        for p, q in zip(module.parameters(), right.parameters(), strict=True):
+            assert p.grad.dtype == out.dtype == dtype
+            torch.testing.assert_close(p.grad.double(), q.grad, rtol=0.02, atol=0.02)
+
+
+def with_weight(case):
+    """A call's output, and the weight of a state, of which gradients are asked for."""
+    weight = case.weights[0].tensors[1].requires_grad_()
+    run = interpret_layer if case.x.dtype is torch.float64 else run_layer
+    return results(case, run)["output"], weight
+
+
+@HALVES
+@pytest.mark.parametrize("cell", [lstm, gru], ids=lambda c: c.name)
+@pytest.mark.filterwarnings("ignore::cellwright.errors.InterpreterWarning")
+def test_gradients_of_gradients(cell, dtype):
+    case, found = make(cell, 17, 5, dtype=dtype, steps=3), []
+    with torch.enable_grad():
+        for one in (case, double(case)):
+            output, weight = with_weight(one)
+            (first,) = torch.autograd.grad(
+                output.double().square().sum(), weight, create_graph=True
+            )
+            found.append((first, *torch.autograd.grad(first.double().sum(), weight)))
+    for mine, exact in zip(*found, strict=True):
+        assert mine.dtype == dtype
+        error = (mine.double() - exact).abs().max()
+        assert error <= 8 * torch.finfo(dtype).eps * exact.abs().max()
+
+
+@HALVES
+@pytest.mark.parametrize("cell", [lstm, gru], ids=lambda c: c.name)
+def test_changes_in_place(cell, dtype):
+    """The output may be changed before the backward pass; parameters may not."""
+    case, found = make(cell, 17, 5, dtype=dtype, steps=3), []
+    with torch.enable_grad():
+        for one in (case, double(case)):
+            output, weight = with_weight(one)
+            loss = output.double().sum()
+            output.mul_(2)
+            found += torch.autograd.grad(loss, weight)
+        error = (found[0].double() - found[1]).abs().max()
+        assert error <= 2 * torch.finfo(dtype).eps * found[1].abs().max()
+        output, weight = with_weight(case)
+        with torch.no_grad():
+            weight.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            output.sum().backward()
 
 
 @HALVES

@@ -19,6 +19,7 @@ from tests.cpu.cells import (
 from tests.cpu.fences import Fences
 from tests.cpu.test_threads import layout_of
 from torch.nn.functional import linear
+from torch.nn.utils.rnn import pack_sequence
 
 import cellwright
 import cellwright.nn as nn
@@ -171,6 +172,35 @@ def test_projected_outputs_do_not(name):
     assert not is_paired(case)
 
 
+@pytest.fixture
+def raw_where_it_pays(monkeypatch):
+    monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("raw_where_it_pays")
+def test_lengths_decide_at_each_call():
+    """A few short sequences are read by dots, longer ones go over pairs, whichever came first."""
+    module, found = nn.GRU(64, 256, dtype=HALF), []
+    long, short = (
+        pack_sequence([torch.randn(n, 64, dtype=HALF) for n in lengths])
+        for lengths in ((5, 3), (2, 1))
+    )
+    for order in ((long, short), (short, long)):
+        plan.plan_of.cache_clear()
+        results = {id(one): module(one)[0].data for one in order}
+        found.append([results[id(one)] for one in (long, short)])
+        kernels = [cellwright.explain(module, one).layers[0].kernel for one in (long, short)]
+        assert [k.endswith("in pairs)") for k in kernels] == [True, False]
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.usefixtures("raw_where_it_pays")
+def test_few_units_of_a_wide_input_are_left_to_dots():
+    case = make_even(lstm, 2, 1000, steps=20, batch=16)
+    results(case)
+    assert not is_paired(case)
+
+
 def test_weights_input_and_output_are_not_copied(monkeypatch):
     copied = []
     convert = halves._convert
@@ -183,7 +213,11 @@ def test_explain_says_so():
     module, x = nn.LSTM(32, 64, dtype=HALF), torch.zeros(7, 5, 32, dtype=HALF)
     (layer,) = cellwright.explain(module, x).layers
     assert layer.kernel.endswith("bfloat16 in pairs)")
+    assert layer.weights == "weights packed"
     assert layer.bytes == 7 * 2 * 256 * (32 + 64)
-    with torch.enable_grad():
+    with torch.enable_grad():  # of the input alone, which goes on to the second layer
+        layers = nn.LSTM(32, 64, 2, dtype=HALF).requires_grad_(False)
+        for layer in cellwright.explain(layers, x.clone().requires_grad_()).layers:
+            assert layer.kernel.endswith("float32 for bfloat16)")
         (layer,) = cellwright.explain(module, x).layers
     assert layer.kernel.endswith("float32 for bfloat16)")

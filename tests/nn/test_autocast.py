@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 import cellwright
 import cellwright.nn as nn
-from cellwright import InterpreterWarning
+from cellwright import InterpreterWarning, cell
 from cellwright.autograd import operation
 from cellwright.cpu.machine.target import host
 from cellwright.graph.interpret import interpret_layer
@@ -115,6 +115,54 @@ def test_dtypes_of_any_cell_are_those_of_its_operations(cell, steps, dtypes):
         with patch.object(operation, "run_layer", lambda *call: interpret_layer(*call[:6])):
             expected = flat(module(*given))
     assert [t.dtype for t in found] == [t.dtype for t in expected]
+
+
+@cell
+def swap(x, h, c):
+    """States that take turns, so that their dtypes do."""
+    return c, h + 0 * x.a
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_dtypes_of_states_that_take_turns(steps):
+    module = nn.Recurrent(swap, 4, 4)
+    given = normal(steps, 2, 4, dtype=torch.float32), (torch.zeros(1, 2, 4), torch.zeros(1, 2, 4))
+    given[1][1].data = given[1][1].to(HALF)
+    with torch.no_grad(), torch.autocast("cpu", HALF):
+        found = flat(module(*given))
+        with patch.object(operation, "run_layer", lambda *call: interpret_layer(*call[:6])):
+            expected = flat(module(*given))
+    assert [t.dtype for t in found] == [t.dtype for t in expected]
+
+
+def test_onednn_switched_off_and_on_again(without_onednn):
+    """Which decides whether torch lowers an LSTM as a whole, and no guard sees it."""
+    ours, theirs, x = warmed("LSTM")
+    for off in (True, False, True):
+        torch._C._set_mkldnn_enabled(not off)
+        for _ in range(3):
+            assert dtypes_under_autocast(ours, x) == dtypes_under_autocast(theirs, x)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN_TANH"])
+def test_one_half_under_autocast_to_the_other(kind):
+    """What results can hold is not rounded to what parameters are stored in."""
+    ours, _ = layers(kind, 6, 34)
+    ours = ours.bfloat16()
+    x = normal(40, 5, 6, dtype=HALF)
+    with torch.no_grad():
+        for _ in range(3):
+            with torch.autocast("cpu", torch.float16):
+                found = tensors(ours(x))
+        exact = tensors(copy.deepcopy(ours).float()(x.float()))
+    for one, other in zip(found, exact, strict=True):
+        assert torch.equal(one, other.to(one.dtype))
+
+
+def test_another_default_device():
+    ours, _, x = warmed("GRU", shape=(7, 2, 3))
+    with torch.device("meta"), torch.autocast("cpu", torch.float16):
+        assert ours(x)[0].device == x.device
 
 
 def test_each_autocast_has_its_dtype():

@@ -1,11 +1,12 @@
 """What torch's autocast makes of a call on the CPU.
 
-It may lower products, and need not: kernels go on in float32, and what they return takes on the
-dtypes that torch's operations would return.
+It may lower products, and need not: what kernels return takes on the dtypes that torch's operations
+would return, whatever they work in.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import lcm
 
 import torch
 from torch import Tensor
@@ -34,9 +35,20 @@ def result_dtypes(
     """Return the dtypes of the output and the final states of a call under this autocast."""
     own = None if states is None else _dtypes(states)
     all_weights = tuple(_dtypes(w.tensors) for w in weights)
-    enough = min(steps, 1 + len(cell.states))  # after which no state's dtype changes any more
     lower = torch.get_autocast_dtype("cpu")
-    return _result_dtypes(cell, weights[0].form, x.dtype, own, all_weights, enough, lower)
+    few = _few(steps, len(cell.states))
+    return _result_dtypes(cell, weights[0].form, x.dtype, own, all_weights, few, lower)
+
+
+def _few(steps: int, states: int) -> int:
+    """Return how many steps give results of the same dtypes.
+
+    After some, no state's dtype changes but where states take turns, and then in a period of at
+    most as many steps as there are states.
+    """
+    period = lcm(*range(1, states + 1))
+    limit = 1 + states + period
+    return steps if steps <= limit else limit - (limit - steps) % period
 
 
 def _dtypes(tensors: Sequence[Tensor]) -> _Dtypes:
@@ -58,8 +70,8 @@ def _result_dtypes(
     with torch.no_grad(), torch.autocast("cpu", lower):
         out, finals = interpret_layer(
             cell,
-            torch.zeros(steps, 1, 1, dtype=x),
-            None if states is None else [torch.zeros(len(weights), 1, 1, dtype=d) for d in states],
+            _zeros((steps, 1, 1), x),
+            None if states is None else [_zeros((len(weights), 1, 1), d) for d in states],
             [Weights(form, list(map(_zeros, shapes, own))) for own in weights],
             None,
             1,

@@ -1,21 +1,15 @@
 """The torch operation: a layer, forward and backward, on a kernel or on the interpreter."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cellwright.autograd.autocast import autocasts, result_dtypes
-from cellwright.autograd.gradient import (
-    Call,
-    check_saved,
-    differentiate,
-    keeps_graph,
-    warn,
-    without_gaps,
-)
+from cellwright.autograd.function import Widened, apply
+from cellwright.autograd.gradient import Call, differentiate, warn, without_gaps
 from cellwright.autograd.obstacle import DTYPE_NAMES, HALF_NAMES, obstacle
 from cellwright.cpu.call.choice import takes_pairs
 from cellwright.cpu.call.forward import ForwardCall, forward_call
@@ -28,13 +22,12 @@ from cellwright.graph.cell import Cell
 from cellwright.graph.interpret import Weights, interpret_layer
 
 __all__ = [
-    "Differentiable",
     "Forward",
     "Tensors",
-    "apply",
     "autocast_tensors",
     "forward_of",
     "plan_for",
+    "reads",
     "run_layer",
     "takes",
 ]
@@ -59,8 +52,8 @@ def run_layer(
 
     Takes and returns what :func:`cellwright.graph.interpret.interpret_layer` does; where no kernel
     can do the work, that does it, with one warning that names the cause. In half precision and
-    under autocast, kernels work in float32, and the results are rounded: to ``lowered`` where
-    autocast lowers the call as a whole.
+    under autocast, kernels work in float32 or with products of bfloat16, and the results are
+    rounded: to ``lowered`` where autocast lowers the call as a whole.
     """
     cause = obstacle(x, weights, states or ())
     if cause is None:
@@ -103,6 +96,8 @@ def _on_kernels(
         return None
     if not takes(plan, *given):
         dtypes = dtypes or [given[0].dtype] * (1 + len(cell.states))
+        if _asks(*given):
+            return _compiled(plan, layout, *given, batch_sizes, dtypes)
         given = _cast(torch.float32, *given)
     out, finals = _compiled(plan, layout, *given, batch_sizes)
     if dtypes:
@@ -116,24 +111,27 @@ def autocast_tensors(
     given: Tensors,
     layout: Layout,
     hidden_size: int,
-    lowered: torch.dtype | None = None,
+    lowered: torch.dtype | None,
 ) -> tuple[Tensors, Sequence[torch.dtype]] | None:
     """Return a call's tensors as kernels take them under autocast, and the dtypes of its results.
 
-    They have one dtype: their own if it is one, else float32; but where kernels multiply numbers in
-    pairs that all results are rounded to, that of the results. None where some of them alone are
-    float64, which autocast leaves as it is. ``lowered``: the dtype of all results where autocast
-    lowers the call as a whole.
+    They have one dtype: float32 or float64; but half precision to which all results are rounded,
+    if all tensors are of it, or if kernels multiply its numbers in pairs. None where some of
+    them alone are float64, which autocast leaves as it is. ``lowered``: the dtype of all results
+    where autocast lowers the call as a whole.
     """
     own = {t.dtype for t in Call.join(*given)}
-    if len(own) > 1 and torch.float64 in own:
-        return None
+    if torch.float64 in own:
+        return None if len(own) > 1 else (given, [torch.float64] * (1 + len(cell.states)))
     results = result_dtypes(cell, *given, layout.steps)
     if lowered is not None:
         results = (lowered,) * len(results)
-    taken = _cast(torch.float32, *given) if len(own) > 1 else given
     lower = results[0]
-    if {*results} == {lower} and lower in HALF_NAMES and not _asks(*given):
+    rounds = {*results} == {lower} and lower in HALF_NAMES
+    if rounds and own == {lower}:
+        return given, results
+    taken = _cast(torch.float32, *given)
+    if rounds and not _asks(*given):
         plan = plan_for(cell, *taken, hidden_size, layout.batch)
         if plan is not None and takes_pairs(plan, layout, HALF_NAMES[lower]):
             return _cast(lower, *given), results
@@ -182,11 +180,12 @@ def takes(
     plan: Plan, x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
 ) -> bool:
     """Whether kernels take a call's tensors as they are; half precision, only without gradients."""
-    if x.dtype not in HALF_NAMES:
-        return True
-    if HALF_NAMES[x.dtype] not in host().halves(plan.dtype):
-        return False
-    return not _asks(x, states, weights)
+    return x.dtype not in HALF_NAMES or (reads(plan, x.dtype) and not _asks(x, states, weights))
+
+
+def reads(plan: Plan, dtype: torch.dtype) -> bool:
+    """Whether kernels read tensors of a dtype as they lie, where no gradients are asked for."""
+    return dtype not in HALF_NAMES or HALF_NAMES[dtype] in host().halves(plan.dtype)
 
 
 def _asks(x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]) -> bool:
@@ -212,13 +211,16 @@ def _compiled(
     states: Sequence[Tensor] | None,
     weights: Sequence[Weights],
     batch_sizes: list[int] | None,
+    rounded: Sequence[torch.dtype] = (),
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a layer; ``rounded``: the dtypes of the results of half precision with gradients."""
     rows = Rows(x, layout)
     if torch.is_grad_enabled():
         tensors = Call.join(x, states, weights)
         if _differentiates(tensors):
             call = Call(plan, rows, batch_sizes, states is not None, [w.form for w in weights])
-            out, *finals = apply(_Once(call), *tensors)
+            once = _Once(call)
+            out, *finals = apply(Widened(once, rounded) if rounded else once, *tensors)
             return out, tuple(finals)
     out, ends, _ = _forward(plan, rows, x, states, weights, keep=False)
     return out, ends
@@ -265,28 +267,11 @@ def _differentiates(tensors: Sequence[Tensor]) -> bool:
     return False
 
 
-class Differentiable(Protocol):
-    """A call that the operation runs, and whose gradients it asks for."""
-
-    @property
-    def call(self) -> Call:
-        """What it is besides its tensors."""
-
-    def forward(
-        self, tensors: Sequence[Tensor], keep: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
-        """Return the output, the final states and what is kept for the backward pass."""
-
-    def differentiate(
-        self, needs: Sequence[bool], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]
-    ) -> Sequence[Tensor | None]:
-        """Return the gradients of the call's tensors; see ``gradient.differentiate``."""
-
-
 class _Once(NamedTuple):
     """A call that is not like one before it."""
 
     call: Call
+    reads_output: bool = True
 
     def forward(
         self, tensors: Sequence[Tensor], keep: bool
@@ -297,61 +282,3 @@ class _Once(NamedTuple):
         self, needs: Sequence[bool], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
         return differentiate(self.call, needs, saved, cotangents)
-
-
-_hooks: Callable[[bool], object] = getattr(
-    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None
-)
-"""Whether hooks take over what is saved: offloading, checkpoints."""
-
-
-class _Layer(torch.autograd.Function):
-    """A layer whose backward pass is the derived walk.
-
-    The output is the caller's, who may change it in place, as torch.nn allows for most layers. So
-    it is kept beside what autograd saves, which would refuse it then, with the version it has. What
-    hooks take over has no version: they get a copy.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, call: Differentiable, *tensors: Tensor) -> tuple[Tensor, ...]:
-        out, finals, inner = call.forward(tensors, keep=True)
-        ctx.call = call
-        if _hooks(True) is None:
-            ctx.output = out.detach(), out._version
-            ctx.save_for_backward(*tensors, *inner)
-        else:
-            ctx.output = None
-            ctx.save_for_backward(*tensors, out.clone(), *inner)
-        ctx.set_materialize_grads(False)
-        return out, *finals
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        needs, saved, call = ctx.needs_input_grad[1:], ctx.saved_tensors, ctx.call
-        if ctx.output is not None:
-            count, (out, version) = len(needs), ctx.output
-            changed = out._version != version
-            saved = (*saved[:count], out, *saved[count:])
-            if changed:
-                saved = _made_again(call.call, saved)
-            if not keeps_graph():
-                ctx.output = None
-        return None, *call.differentiate(needs, saved, cotangents)
-
-
-def _made_again(call: Call, saved: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return what was saved, the output and all behind it as another forward pass makes them."""
-    check_saved(call, saved)
-    tensors = saved[: call.arity]
-    out, _, inner = _forward(call.plan, call.rows, *call.split(tensors), keep=True)
-    return *tensors, out, *inner
-
-
-_parent: Any = super(torch.autograd.Function, _Layer)
-apply: Callable[..., tuple[Tensor, ...]] = _parent.apply
-"""Run a ``Differentiable`` call with its tensors.
-
-This is what ``_Layer.apply`` calls in the end; what comes before is for functions that torch.func
-transforms, and here that is an obstacle.
-"""

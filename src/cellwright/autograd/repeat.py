@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cellwright.autograd.autocast import autocasts
+from cellwright.autograd.function import Widened, apply
 from cellwright.autograd.gradient import Call, differentiate, gradients, plain, prepared, ready
 from cellwright.autograd.guard import Guard, guard
 from cellwright.autograd.obstacle import (
@@ -22,11 +23,10 @@ from cellwright.autograd.obstacle import (
 from cellwright.autograd.operation import (
     Forward,
     Tensors,
-    apply,
     autocast_tensors,
     forward_of,
     plan_for,
-    takes,
+    reads,
 )
 from cellwright.cpu.call.backward import BackwardCall
 from cellwright.cpu.call.forward import no_gaps
@@ -45,6 +45,7 @@ def repeat(
     states: Sequence[Tensor],
     weights: Sequence[Weights],
     hidden_size: int,
+    lowered: torch.dtype | None,
 ) -> "Repeat | None":
     """Return what takes further calls like this one, or None if they have no short way.
 
@@ -54,6 +55,7 @@ def repeat(
         states: the initial states (D, N, H_out), or ().
         weights: of each direction.
         hidden_size: H_out.
+        lowered: the dtype that autocast lowers the call to as a whole, if it does.
     """
     rows = Rows(x, dense(x.shape[0], x.shape[1]))
     given = Call.join(x, states, weights)
@@ -62,12 +64,13 @@ def repeat(
     taken: Tensors = x, states or None, weights
     under = None
     if autocasts():
-        found = autocast_tensors(cell, taken, rows.layout, hidden_size)
+        found = autocast_tensors(cell, taken, rows.layout, hidden_size, lowered)
         if found is None:
             return None
-        taken, under = found[0], _Autocast(*_autocast(), found[1])
+        taken, results = found
+        under = _Autocast(results, lowered)
     plan = plan_for(cell, *taken, hidden_size, rows.layout.batch)
-    if plan is None or not takes(plan, *taken):
+    if plan is None or not reads(plan, taken[0].dtype):
         return None
     alike = guard(_distinct(given))
     if alike is None:
@@ -99,21 +102,28 @@ class _Derivative(NamedTuple):
     call: BackwardCall
 
 
-class _Autocast(NamedTuple):
-    """What the autocast of a call lowers to, in which grad mode, and the dtypes of its results."""
+class _Autocast:
+    """The autocast that a call is made under.
 
-    lower: torch.dtype
-    grad: bool
-    results: Sequence[torch.dtype]
+    Args:
+        results: the dtypes of its results.
+        lowered: the dtype that the call is lowered to as a whole, if it is.
+    """
 
+    def __init__(self, results: Sequence[torch.dtype], lowered: torch.dtype | None) -> None:
+        self.results, self.lowered = results, lowered
+        self._lower, self._grad = torch.get_autocast_dtype("cpu"), torch.is_grad_enabled()
 
-def _autocast() -> tuple[torch.dtype, bool]:
-    """Return what says, besides a guard, how calls run under autocast."""
-    return torch.get_autocast_dtype("cpu"), torch.is_grad_enabled()
+    def holds(self) -> bool:
+        """Whether what no guard sees is as it was: what is lowered to, and grad mode."""
+        same = torch.get_autocast_dtype("cpu") is self._lower
+        return same and torch.is_grad_enabled() is self._grad
 
 
 class Repeat:
     """A call over a dense batch, as one before it was in all but values.
+
+    ``reads_output``: see ``Differentiable``.
 
     Args:
         call: the call. asks: whether any of its tensors asks for a gradient.
@@ -121,13 +131,19 @@ class Repeat:
         under: the autocast that it is made under, if it is.
     """
 
+    reads_output = True
+
     def __init__(
         self, call: Call, asks: bool, alike: Guard, dtype: torch.dtype, under: _Autocast | None
     ) -> None:
         self.call, self.dtype, self._under = call, dtype, under
+        self.lowered = None if under is None else under.lowered
         self.threads = Team.threads()
         self._asks, self._alike, self._count = asks, alike, call.arity
         self._prepared: list[Forward | None] = [None, None]
+        self._widened: Widened | None = None
+        if dtype in HALF_NAMES:
+            self._widened = Widened(self, [dtype] * (1 + len(call.plan.cell.states)))
         # the last two of each kind: cotangents of a sum and others may come in turns
         self._derivatives: dict[tuple[int, ...], tuple[_Derivative, ...]] = {}
 
@@ -150,7 +166,7 @@ class Repeat:
             return None
         if self._under is None:
             return self._run(given)
-        if _autocast() != self._under[:2]:
+        if not self._under.holds():
             return None
         done = self._run([t.to(self.dtype) for t in given])
         if done is None:
@@ -161,9 +177,7 @@ class Repeat:
     def _run(self, given: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Return the results of tensors as kernels take them."""
         if self._asks and torch.is_grad_enabled():
-            if self.dtype in HALF_NAMES:  # kernels take those without gradients only
-                return None
-            out, *finals = apply(self, *given)
+            out, *finals = apply(self._widened or self, *given)
             return out, tuple(finals)
         return self.forward(given, keep=False)[:2]
 
@@ -173,7 +187,8 @@ class Repeat:
         """Return the output, the final states and what is kept for the backward pass."""
         call, found = self.call, self._prepared[keep]
         if found is None:
-            found = forward_of(call.plan, call.rows, len(call.forms), keep, self.dtype)
+            dtype = tensors[0].dtype  # with what is kept, half precision comes widened
+            found = forward_of(call.plan, call.rows, len(call.forms), keep, dtype)
             self._prepared[keep] = found
         return found(tensors, call.given, call.rows)
 

@@ -13,6 +13,7 @@ from torch.nn.init import constant_, uniform_
 from torch.nn.utils.rnn import PackedSequence
 
 from cellwright.autograd import operation
+from cellwright.autograd.autocast import autocasts
 from cellwright.autograd.repeat import Repeat, repeat
 from cellwright.cells import find_cell
 from cellwright.graph.cell import Cell, projected
@@ -20,8 +21,9 @@ from cellwright.graph.interpret import Weights
 from cellwright.nn import checks
 from cellwright.nn.autocast import lowered_dtype
 from cellwright.nn.layout import Names, name_parameters, shapes
+from cellwright.nn.packed import is_dense
 
-__all__ = ["Recurrent", "States", "is_dense"]
+__all__ = ["Recurrent", "States"]
 
 States = Tensor | tuple[Tensor, ...]
 """One tensor for a cell with one state, else a tuple in the order of the cell's states."""
@@ -232,10 +234,11 @@ class Recurrent(Module):
         states = () if hx is None else hx if self._several else (hx,)
         if type(states) is not tuple or type(x) is not Tensor or x.dim() != 3:
             return None
-        return self._again(0, x.transpose(0, 1) if self.batch_first else x, states)
+        lowered = self._lowered(x, states) if autocasts() else None
+        return self._again(0, x.transpose(0, 1) if self.batch_first else x, states, lowered)
 
     def _again(
-        self, layer: int, x: Tensor, states: Sequence[Tensor]
+        self, layer: int, x: Tensor, states: Sequence[Tensor], lowered: torch.dtype | None
     ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Run a layer as in one of the last two kinds of call; None if it is another kind."""
         try:
@@ -243,7 +246,7 @@ class Recurrent(Module):
         except KeyError:  # parametrized, or replaced by a plain attribute
             return None
         for again in self._repeats[layer]:
-            done = again(x, *held, *states)
+            done = again(x, *held, *states) if again.lowered is lowered else None
             if done is not None:
                 return done
         return None
@@ -314,9 +317,7 @@ class Recurrent(Module):
 
         ``asked``: the one layer is known not to be ready for a call like this one.
         """
-        given = (x, self._first_weight(x), *(states or ()))
-        plain = batch_sizes is None and not self.proj_size
-        lowered = lowered_dtype(self._lowered_on, given, plain=plain)
+        lowered = self._lowered(x, states, packed=batch_sizes is not None)
         if self.num_layers == 1:
             return self._run_layer(0, x, states, batch_sizes, asked, lowered)
         parts = [state.chunk(self.num_layers) for state in states or ()]
@@ -340,24 +341,36 @@ class Recurrent(Module):
         lowered: torch.dtype | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run a layer, the short way where one of the last calls was like this one."""
-        dense = batch_sizes is None and lowered is None and not is_compiling()
+        dense = batch_sizes is None and not is_compiling()
         if dense and not asked:
-            done = self._again(layer, x, states or ())
+            done = self._again(layer, x, states or (), lowered)
             if done is not None:
                 return done
         weights, cell, units = self._weights(layer), self._whole_cell, self.hidden_size
         made = operation.run_layer(cell, x, states, weights, batch_sizes, units, lowered)
         if dense:
-            self._remember(layer, x, states or (), weights)
+            self._remember(layer, x, states or (), weights, lowered)
         return made
 
+    def _lowered(
+        self, x: Tensor, states: Sequence[Tensor] | None, *, packed: bool = False
+    ) -> torch.dtype | None:
+        """Return the dtype that autocast lowers a whole call to, if it does."""
+        given = (x, self._first_weight(x), *(states or ()))
+        return lowered_dtype(self._lowered_on, given, plain=not (packed or self.proj_size))
+
     def _remember(
-        self, layer: int, x: Tensor, states: Sequence[Tensor], weights: list[Weights]
+        self,
+        layer: int,
+        x: Tensor,
+        states: Sequence[Tensor],
+        weights: list[Weights],
+        lowered: torch.dtype | None,
     ) -> None:
         """Be ready for a third call of this kind, if this is the second one of its size."""
         held = all(name in self._parameters for name in self._names[layer])
         if held and x.shape == self._seen[layer]:
-            made = repeat(self._whole_cell, x, states, weights, self.hidden_size)
+            made = repeat(self._whole_cell, x, states, weights, self.hidden_size, lowered)
             if made is not None:
                 self._repeats[layer] = (made, *self._repeats[layer][:1])
         self._seen[layer] = x.shape
@@ -382,17 +395,5 @@ class Recurrent(Module):
 
     def _first_weight(self, default: Tensor) -> Tensor:
         """Return a parameter, for its dtype and device; ``default`` if the cell has none."""
-        if not self._first_name:
-            return default
-        weight: Tensor = getattr(self, self._first_name)
+        weight: Tensor = getattr(self, self._first_name) if self._first_name else default
         return weight
-
-
-def is_dense(batch_sizes: list[int], data: Tensor) -> bool:
-    """Whether packed sequences are of equal lengths: a dense batch by another name."""
-    steps = len(batch_sizes)
-    return (
-        steps > 0
-        and batch_sizes.count(batch_sizes[0]) == steps
-        and (steps * batch_sizes[0] == len(data))
-    )

@@ -281,9 +281,13 @@ def _reads_raw(plan: Plan, layout: Layout, raw_walk: bool) -> bool:
         most = min(most, _RAW_INPUTS * plan.work // max(1, plan.input_work))
     if not aligned and raw_walk:
         most = min(most, _UNALIGNED_PASSES)
+    return _is_narrow(plan) or layout.rows <= least or passes <= most
+
+
+def _is_narrow(plan: Plan) -> bool:
+    """Whether units fill so little of a vector, for a wide input, that dots take them."""
     wide = plan.inputs >= max(_WIDE_INPUT, _MORE_INPUT * plan.units)
-    narrow = wide and plan.units <= _NARROW * host().lanes(plan.dtype)
-    return narrow or layout.rows <= least or passes <= most
+    return wide and plan.units <= _NARROW * host().lanes(plan.dtype)
 
 
 def takes_pairs(plan: Plan, layout: Layout, half: str) -> bool:
@@ -296,9 +300,11 @@ def takes_pairs(plan: Plan, layout: Layout, half: str) -> bool:
     way = forward_way(plan, layout)
     if way.amx or way.amx_ahead:
         return False
+    if not way.raw:
+        return True
     weights = plan.work * plan.item
     rows, passes = next(least for limit, *least in _PAIRS if weights < limit)
-    return not way.raw or (layout.rows >= rows and _passes(layout) >= passes)
+    return not _is_narrow(plan) and layout.rows >= rows and _passes(layout) >= passes
 
 
 def _passes(layout: Layout) -> int:

@@ -2,7 +2,8 @@
 
 Kernels work in float32. Weights are by far the most that a short call reads, so it reads them as
 they are stored: half as many bytes as in float32, and no copy. The input, biases and states are
-widened ahead of the walk, and what it makes is rounded after it.
+widened ahead of the walk, and what it makes is rounded after it. Where products are of pairs, the
+input is read and the output written as stored, too.
 """
 
 from array import array
@@ -139,5 +140,6 @@ def _convert(
 
 def half_call(plan: Plan, rows: Rows, directions: int, half: str) -> HalfCall:
     """Return the prepared call."""
-    key = (*shared_kind(plan, rows, "forward"), directions, half)
+    pairs = takes_pairs(plan, rows.layout, half)  # by lengths, too
+    key = (*shared_kind(plan, rows, "forward"), directions, half, pairs)
     return prepared(plan, key, lambda: HalfCall(plan, rows, directions, half))
