@@ -168,7 +168,8 @@ class Repeat:
             return self._run(given)
         if not self._under.holds():
             return None
-        done = self._run([t.to(self.dtype) for t in given])
+        dtype = self.dtype
+        done = self._run([t if t.dtype is dtype else t.to(dtype) for t in given])
         if done is None:
             return None
         out, *finals = map(Tensor.to, (done[0], *done[1]), self._under.results)
