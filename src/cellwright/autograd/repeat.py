@@ -45,7 +45,7 @@ def repeat(
     states: Sequence[Tensor],
     weights: Sequence[Weights],
     hidden_size: int,
-    lowered: torch.dtype | None,
+    lowered: torch.dtype | None = None,
 ) -> "Repeat | None":
     """Return what takes further calls like this one, or None if they have no short way.
 
