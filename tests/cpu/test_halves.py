@@ -168,6 +168,21 @@ def test_gradients_of_gradients(cell, dtype):
 
 
 @HALVES
+def test_a_graph_of_many_steps_holds_no_copies_of_the_weights(dtype):
+    module, x, state, kept = nn.GRU(4, 64, dtype=dtype), torch.randn(1, 1, 4).to(dtype), None, []
+
+    def pack(t):
+        kept.append(t)
+        return t
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        for _ in range(5):
+            _, state = module(x, state)
+    largest = {t.untyped_storage().data_ptr() for t in kept if t.numel() >= 64 * 64}
+    assert len(largest) == 1
+
+
+@HALVES
 @pytest.mark.parametrize("cell", [lstm, gru], ids=lambda c: c.name)
 def test_changes_in_place(cell, dtype):
     """The output may be changed before the backward pass; parameters may not."""

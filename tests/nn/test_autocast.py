@@ -159,6 +159,16 @@ def test_one_half_under_autocast_to_the_other(kind):
         assert torch.equal(one, other.to(one.dtype))
 
 
+def test_wrong_states_are_refused_in_the_same_words():
+    ours, _, x = warmed("LSTM")
+    h = torch.zeros(1, 2, 3)
+    for _ in range(4):
+        with torch.autocast("cpu", HALF):
+            ours(x, (h, h))
+            with pytest.raises(AttributeError, match="the initial state c must be a tensor"):
+                ours(x, (h, None))
+
+
 def test_another_default_device():
     ours, _, x = warmed("GRU", shape=(7, 2, 3))
     with torch.device("meta"), torch.autocast("cpu", torch.float16):

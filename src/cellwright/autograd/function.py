@@ -53,20 +53,20 @@ class Widened:
     def forward(
         self, tensors: Sequence[Tensor], keep: bool
     ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
-        """Return results, rounded; what is kept starts with what the inner call was given."""
-        wide = [*map(Tensor.float, tensors)]
-        out, finals, kept = self.inner.forward(wide, keep)
+        """Return results, rounded; what is kept starts with the output as it was."""
+        out, finals, kept = self.inner.forward([*map(Tensor.float, tensors)], keep)
         rounded, *ends = map(Tensor.to, (out, *finals), self.results)
-        return rounded, tuple(ends), [*wide, out, *kept]
+        return rounded, tuple(ends), [out, *kept]
 
     def differentiate(
         self, needs: Sequence[bool], saved: Sequence[Tensor], cotangents: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
-        """Return the gradients of the call's tensors in their dtypes."""
+        """Return the gradients of the call's tensors in their dtypes.
+
+        These are widened anew: graphs of many calls would hold a copy of the weights for each.
+        """
         count = self.call.arity
-        given, inner = saved[:count], saved[count + 1 :]
-        if torch.is_grad_enabled():  # gradients of gradients follow from what was given
-            inner = [*map(Tensor.float, given), *inner[count:]]
+        given, inner = saved[:count], [*map(Tensor.float, saved[:count]), *saved[count + 1 :]]
         wide = [None if g is None else g.float() for g in cotangents]
         found = self.inner.differentiate(needs, inner, wide)
         pairs = zip(found, given, strict=True)
@@ -92,7 +92,7 @@ class _Layer(torch.autograd.Function):
         out, finals, inner = call.forward(tensors, keep=True)
         ctx.call = call
         if _hooks(True) is None:
-            ctx.output = out.detach(), out._version
+            ctx.output = out.detach() if call.reads_output else out.new_empty(0), out._version
             ctx.save_for_backward(*tensors, *inner)
         else:
             ctx.output = None

@@ -24,8 +24,8 @@ def lowered_dtype(
         return None
     if device == "cpu" and not (plain and _onednn_takes(x)):
         return None
-    if any(t.dtype is torch.float64 for t in tensors):
-        return None
+    if any(t.dtype is torch.float64 for t in tensors if isinstance(t, Tensor)):
+        return None  # what is no tensor is refused elsewhere
     return torch.get_autocast_dtype(device)
 
 
