@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from cellwright.autograd.autocast import autocasts
-from cellwright.autograd.gradient import Call
 from cellwright.autograd.obstacle import HALF_NAMES, obstacle
-from cellwright.autograd.operation import autocast_tensors, plan_for, takes
+from cellwright.autograd.operation import asks, autocast_tensors, plan_for, reads
 from cellwright.cpu.amx.unit import AMX_ROWS
 from cellwright.cpu.call.choice import ForwardWay, forward_way, share_of, takes_pairs
 from cellwright.cpu.call.halves import reads_stored
@@ -131,8 +130,7 @@ def _layers(recurrent: Recurrent, x: Tensor, layout: Layout) -> list[LayerExplan
         weights = recurrent._weights(number)
         layer, dtype = _layer(recurrent, number, x, weights, layout, lowered)
         found.append(layer)
-        asks = torch.is_grad_enabled() and any(t.requires_grad for t in Call.join(x, (), weights))
-        output = x.new_empty(1, dtype=dtype).requires_grad_(asks)
+        output = x.new_empty(1, dtype=dtype).requires_grad_(asks(x, None, weights))
         x = output.expand(*x.shape[:-1], width)
     return found
 
@@ -193,7 +191,7 @@ def _kernel(
 ) -> LayerExplanation:
     target, share, directions = host(), share_of(plan, layout), len(parameters)
     way, half = forward_way(plan, layout), HALF_NAMES.get(x.dtype, "")
-    stored = takes(plan, x, None, parameters)
+    stored = reads(plan, x.dtype) and not asks(x, None, parameters)
     pairs = stored and takes_pairs(plan, layout, half)
     if pairs:
         way = way._replace(raw=False, raw_walk=False)

@@ -24,12 +24,12 @@ from cellwright.graph.interpret import Weights, interpret_layer
 __all__ = [
     "Forward",
     "Tensors",
+    "asks",
     "autocast_tensors",
     "forward_of",
     "plan_for",
     "reads",
     "run_layer",
-    "takes",
 ]
 
 
@@ -94,16 +94,19 @@ def _on_kernels(
     plan = plan_for(cell, *given, hidden_size, layout.batch)
     if plan is None:
         return None
-    if not takes(plan, *given):
-        dtypes = dtypes or [given[0].dtype] * (1 + len(cell.states))
-        if _asks(*given):
-            return _compiled(plan, layout, *given, batch_sizes, dtypes)
-        given = _cast(torch.float32, *given)
-    out, finals = _compiled(plan, layout, *given, batch_sizes)
-    if dtypes:
-        out, *ends = map(Tensor.to, (out, *finals), dtypes)
-        finals = tuple(ends)
-    return out, finals
+    x, states, weights = given
+    rows, rounded = Rows(x, layout), dtypes or [x.dtype] * (1 + len(cell.states))
+    if asks(*given):
+        once = _Once(Call(plan, rows, batch_sizes, states is not None, [w.form for w in weights]))
+        call = Widened(once, rounded) if x.dtype in HALF_NAMES else once
+        made = apply(call, *Call.join(*given))
+    else:
+        if not reads(plan, x.dtype):
+            given = _cast(torch.float32, *given)
+        out, ends, _ = _forward(plan, rows, *given, keep=False)
+        made = out, *ends
+    out, *finals = map(Tensor.to, made, rounded)
+    return out, tuple(finals)
 
 
 def autocast_tensors(
@@ -131,7 +134,7 @@ def autocast_tensors(
     if rounds and own == {lower}:
         return given, results
     taken = _cast(torch.float32, *given)
-    if rounds and not _asks(*given):
+    if rounds and not asks(*given):
         plan = plan_for(cell, *taken, hidden_size, layout.batch)
         if plan is not None and takes_pairs(plan, layout, HALF_NAMES[lower]):
             return _cast(lower, *given), results
@@ -176,19 +179,12 @@ def plan_for(
     return plan
 
 
-def takes(
-    plan: Plan, x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]
-) -> bool:
-    """Whether kernels take a call's tensors as they are; half precision, only without gradients."""
-    return x.dtype not in HALF_NAMES or (reads(plan, x.dtype) and not _asks(x, states, weights))
-
-
 def reads(plan: Plan, dtype: torch.dtype) -> bool:
     """Whether kernels read tensors of a dtype as they lie, where no gradients are asked for."""
     return dtype not in HALF_NAMES or HALF_NAMES[dtype] in host().halves(plan.dtype)
 
 
-def _asks(x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]) -> bool:
+def asks(x: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Weights]) -> bool:
     """Whether a call's gradients will be asked for."""
     return torch.is_grad_enabled() and _differentiates(Call.join(x, states, weights))
 
@@ -202,28 +198,6 @@ def _cast(
     """Return a call's tensors in a dtype, as autograd records it."""
     own = None if states is None else [state.to(dtype) for state in states]
     return x.to(dtype), own, [w.to(dtype) for w in weights]
-
-
-def _compiled(
-    plan: Plan,
-    layout: Layout,
-    x: Tensor,
-    states: Sequence[Tensor] | None,
-    weights: Sequence[Weights],
-    batch_sizes: list[int] | None,
-    rounded: Sequence[torch.dtype] = (),
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run a layer; ``rounded``: the dtypes of the results of half precision with gradients."""
-    rows = Rows(x, layout)
-    if torch.is_grad_enabled():
-        tensors = Call.join(x, states, weights)
-        if _differentiates(tensors):
-            call = Call(plan, rows, batch_sizes, states is not None, [w.form for w in weights])
-            once = _Once(call)
-            out, *finals = apply(Widened(once, rounded) if rounded else once, *tensors)
-            return out, tuple(finals)
-    out, ends, _ = _forward(plan, rows, x, states, weights, keep=False)
-    return out, ends
 
 
 def _forward(
