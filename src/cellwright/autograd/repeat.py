@@ -169,13 +169,11 @@ class Repeat:
         if not self._under.holds():
             return None
         dtype = self.dtype
-        done = self._run([t if t.dtype is dtype else t.to(dtype) for t in given])
-        if done is None:
-            return None
-        out, *finals = map(Tensor.to, (done[0], *done[1]), self._under.results)
+        made, ends = self._run([t if t.dtype is dtype else t.to(dtype) for t in given])
+        out, *finals = map(Tensor.to, (made, *ends), self._under.results)
         return out, tuple(finals)
 
-    def _run(self, given: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+    def _run(self, given: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the results of tensors as kernels take them."""
         if self._asks and torch.is_grad_enabled():
             out, *finals = apply(self._widened or self, *given)

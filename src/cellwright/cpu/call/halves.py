@@ -56,11 +56,12 @@ class HalfCall:
         rows: its rows; those of a packed call may differ in their lengths.
         directions: D.
         half: what all tensors are stored as.
+        pairs: whether their numbers are multiplied in pairs.
     """
 
-    def __init__(self, plan: Plan, rows: Rows, directions: int, half: str) -> None:
+    def __init__(self, plan: Plan, rows: Rows, directions: int, half: str, pairs: bool) -> None:
         self.plan, self.directions, self.half = plan, directions, half
-        self.pairs = takes_pairs(plan, rows.layout, half)
+        self.pairs = pairs
         self.stored = self.pairs or reads_stored(forward_way(plan, rows.layout))
         self.inner = self._inner(rows)
         functions = library(plan.dtype)
@@ -142,4 +143,4 @@ def half_call(plan: Plan, rows: Rows, directions: int, half: str) -> HalfCall:
     """Return the prepared call."""
     pairs = takes_pairs(plan, rows.layout, half)  # by lengths, too
     key = (*shared_kind(plan, rows, "forward"), directions, half, pairs)
-    return prepared(plan, key, lambda: HalfCall(plan, rows, directions, half))
+    return prepared(plan, key, lambda: HalfCall(plan, rows, directions, half, pairs))

@@ -40,7 +40,7 @@ from cellwright.cpu.walk.frame import (
     WEIGHT_BYTES,
     matrices,
 )
-from cellwright.cpu.walk.pairs import is_paired
+from cellwright.cpu.walk.pairs import over_pairs
 from cellwright.cpu.walk.parts import packed_size
 from cellwright.cpu.walk.walk import emit_walk
 from cellwright.graph.schedule import Program
@@ -215,8 +215,7 @@ class Walk:
         self._call = WALK(both)
         self._library = library(dtype)
         stages = program.stages
-        pairs = any(is_paired(b.name) for b in program.buffers)
-        self._library.need([stage.units for stage in stages], pairs=pairs)
+        self._library.need([stage.units for stage in stages], pairs=over_pairs(program))
         self.names = [b.name for b in program.buffers]
         self.matrices = matrices(program)
         lanes = target.lanes(dtype)

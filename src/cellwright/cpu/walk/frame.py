@@ -46,7 +46,7 @@ from cellwright.cpu.vector.functions import Functions
 from cellwright.cpu.vector.simd import I64, POINTER, Simd, Value
 from cellwright.cpu.vector.tile import TILE
 from cellwright.cpu.walk.levels import levels
-from cellwright.cpu.walk.pairs import is_paired
+from cellwright.cpu.walk.pairs import over_pairs
 from cellwright.cpu.walk.parts import split
 from cellwright.graph.schedule import Program, Read
 
@@ -136,7 +136,7 @@ class Frame:
         self.downwards: Value = None  # whether the present step goes through its weights backwards
         tiles = max(1, *(levels(stage).slots for stage in program.stages))
         per_row = tiles * self.block * s.scalar_bytes
-        self.pairs = any(map(is_paired, self.spaces))
+        self.pairs = over_pairs(program)
         self.has_amx = s.target.has_amx(s.dtype) and not self.pairs
         unit = 2 * AMX_ROWS if self.has_amx else s.target.rows
         self.chunk = max(1, _TILE_BYTES // (per_row * unit)) * unit

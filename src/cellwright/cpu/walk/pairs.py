@@ -11,7 +11,7 @@ from functools import lru_cache
 from cellwright.graph.expr import topological
 from cellwright.graph.schedule import Buffer, Product, Program, Read, Stage, Write
 
-__all__ = ["PAIRS", "is_paired", "paired"]
+__all__ = ["PAIRS", "is_paired", "over_pairs", "paired"]
 
 PAIRS = ":pairs"
 """What the name of a state ends with where its pairs are meant."""
@@ -21,6 +21,11 @@ _SOURCE = "x"
 def is_paired(buffer: str) -> bool:
     """Whether a buffer has pairs of bfloat16 of numbers that another one has too."""
     return buffer.endswith(PAIRS)
+
+
+def over_pairs(program: Program) -> bool:
+    """Whether a program's products take numbers in pairs."""
+    return any(is_paired(buffer.name) for buffer in program.buffers)
 
 
 @lru_cache(maxsize=512)
